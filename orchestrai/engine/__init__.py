@@ -1,0 +1,1 @@
+"""Engine: one loop thread that runs every attempt."""

@@ -1,0 +1,1 @@
+"""Ledger: every task, attempt and cent, durable before it is shown."""

@@ -1,0 +1,1 @@
+"""Limits: pure decisions about waiting, retrying and how much at once."""

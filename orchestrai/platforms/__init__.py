@@ -1,0 +1,1 @@
+"""Platforms: the places that answer, each with one account."""

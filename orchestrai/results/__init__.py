@@ -1,0 +1,1 @@
+"""Results: what a call returns, as values and as frames."""

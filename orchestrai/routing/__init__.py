@@ -1,0 +1,1 @@
+"""Routing: which platform and model each task goes to, and why."""

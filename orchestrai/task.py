@@ -1,0 +1,203 @@
+"""Task: one prompt to be answered once, with everything that can change the answer."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+
+import orjson
+
+from orchestrai import attachments
+from orchestrai.attachments import Attachment
+from orchestrai.errors import InvalidInput, nearest
+from orchestrai.messages import Prompt, canonical, described, prompt_from
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TaskType = Literal[
+    "code_generation",
+    "refactoring",
+    "research",
+    "data_analysis",
+    "documentation",
+    "code_review",
+    "sql_db_work",
+    "testing",
+    "debugging",
+    "planning",
+]
+Effort = Literal["minimal", "low", "medium", "high"]
+
+TASK_TYPES: Final = frozenset(get_args(TaskType))
+_KEY_VERSION: Final = 1  # raise it when the meaning of a key changes: older answers are then asked again
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One prompt to be answered once. Unset options are None and take the value of the call.
+
+    Args:
+        prompt: A string or a list of messages.
+        system: System prompt.
+        platform: Platform tried first; a tuple is an order.
+        strict: With `platform`: never fall back to another.
+        model: A requirement: never replaced by another model.
+        schema: Pydantic model, dataclass, TypedDict, Literal or JSON Schema dict of the answer.
+        samples: Number of independent answers.
+        max_tokens: Output limit [tokens].
+        temperature: Sampling temperature.
+        effort: Reasoning effort.
+        timeout_s: Wall clock of one attempt [s].
+        extra: `{platform: {field: value}}`, passed to that provider as it is.
+        files: Text files and images that go with the prompt: paths or attachments.
+        chain: Chain the task belongs to.
+        parent: Task it continues.
+        type: Kind of work; orders platforms of equal cost.
+        priority: 0 first … 10 last.
+        tags: Free labels that reach the ledger.
+        context: Anything of the caller's own; carried along, never sent.
+        depends_on: Tasks that must be settled first.
+
+    Raises:
+        InvalidPrompt: The prompt is neither a string nor a list of messages.
+        InvalidInput: An option has an impossible value.
+    """
+
+    prompt: Prompt
+    system: str | None = None
+    platform: str | tuple[str, ...] | None = None
+    strict: bool | None = None
+    model: str | None = None
+    schema: Any = None
+    samples: int | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+    effort: Effort | None = None
+    timeout_s: float | None = None
+    extra: Mapping[str, Mapping[str, Any]] | None = None
+    files: tuple[str | Path | Attachment, ...] | None = None
+    chain: str | None = None
+    parent: Any = None
+    type: TaskType | None = None
+    priority: int | None = None
+    tags: Mapping[str, str] | None = None
+    context: Mapping[str, Any] | None = None
+    depends_on: tuple[Any, ...] = ()
+
+    def __post_init__(self) -> None:
+        if type(self.prompt) is not str:
+            object.__setattr__(self, "prompt", prompt_from(self.prompt))
+        if self.files is not None and type(self.files) is not tuple:
+            given = (self.files,) if isinstance(self.files, str | Path | Attachment) else tuple(self.files)
+            object.__setattr__(self, "files", given)
+        if self.platform is not None and not isinstance(self.platform, str | tuple):
+            object.__setattr__(self, "platform", tuple(self.platform))
+        _check_options(self)
+
+    @property
+    def platforms(self) -> tuple[str, ...]:
+        """The platform hints in order, as a tuple."""
+        hint = self.platform
+        return () if hint is None else (hint,) if isinstance(hint, str) else hint
+
+    @property
+    def key(self) -> str:
+        """64 hex digits of all that can change the answer; tasks with equal keys are asked once.
+
+        It covers prompt, system, schema, digests of the files (which are read for it), model, max_tokens,
+        temperature, effort, extra and the parent's answer; not platform, tags, priority or timeout.
+        """
+        return self.sample_key(0).hex()
+
+    def sample_key(self, sample: int, schema_digest: str | None = None) -> bytes:
+        """Return the key of the given sample [32 bytes].
+
+        Args:
+            sample: Number of the independent answer, from 0.
+            schema_digest: Digest of the schema where the caller has compiled it already.
+        """
+        if self.schema is not None and schema_digest is None:
+            from orchestrai import schemas
+
+            schema_digest = schemas.answer_schema(self.schema).digest
+        value = (
+            _KEY_VERSION,
+            canonical(self.prompt),
+            self.system,
+            schema_digest,
+            [described(a) for a in attached(self)] if self.files else None,
+            self.model,
+            self.max_tokens,
+            self.temperature,
+            self.effort,
+            self.extra,
+            getattr(self.parent, "digest", self.parent),
+            sample,
+        )
+        try:
+            text = orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS, default=_as_json)
+        except TypeError:  # lone surrogates; such a task is refused before sending, but it has a key
+            text = repr(value).encode("utf-8", "surrogatepass")
+        return hashlib.sha256(text).digest()
+
+    @classmethod
+    def from_frame(cls, frame: pd.DataFrame, prompt: str, **options: Any) -> list[Task]:
+        """Return one Task for each row of a DataFrame, in its order.
+
+        Args:
+            frame: Any DataFrame.
+            prompt: Template; `{column}` is replaced by the cell's text.
+            **options: Task options; strings among them may hold `{column}` too.
+
+        Raises:
+            InvalidTemplate: The template names a column that the frame does not have.
+            InvalidInput: A row has a missing value that the template reads.
+        """
+        from orchestrai import prompts
+
+        return prompts.tasks_from_rows(frame, prompt, options, missing="error", make=cls)
+
+
+TASK_OPTIONS: Final = tuple(f.name for f in fields(Task) if f.name != "prompt")
+
+
+def attached(task: Task) -> tuple[Attachment, ...]:
+    """Return the files of a task, hashed; those given as paths are read.
+
+    Raises:
+        InvalidInput: A file cannot be read.
+    """
+    return tuple(f if isinstance(f, Attachment) else attachments.from_path(f) for f in task.files or ())
+
+
+def _as_json(value: Any) -> Any:
+    """Make the rarer values of `extra` hashable: sets and bytes by content, anything else by its text."""
+    if isinstance(value, set | frozenset):
+        return sorted(map(str, value))
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, bytes):
+        return value.hex()
+    return str(value)
+
+
+def _check_options(task: Task) -> None:
+    """Refuse values that no platform could mean anything by."""
+    if task.samples is not None and (not isinstance(task.samples, int) or task.samples < 1):
+        raise InvalidInput(f"samples is a whole number of at least 1, not {task.samples!r}.")
+    if task.max_tokens is not None and (not isinstance(task.max_tokens, int) or task.max_tokens < 1):
+        raise InvalidInput(f"max_tokens is a whole number of at least 1, not {task.max_tokens!r}.")
+    if task.timeout_s is not None and not task.timeout_s > 0:
+        raise InvalidInput(f"timeout_s is a number of seconds above 0, not {task.timeout_s!r}.")
+    if task.temperature is not None and not 0 <= task.temperature <= 2:
+        raise InvalidInput(f"temperature lies between 0 and 2, not at {task.temperature!r}.")
+    if task.priority is not None and not 0 <= task.priority <= 10:
+        raise InvalidInput(f"priority goes from 0 (first) to 10 (last), not {task.priority!r}.")
+    if task.type is not None and task.type not in TASK_TYPES:
+        raise InvalidInput(f"unknown task type {task.type!r}.{nearest(task.type, TASK_TYPES)}")
+    if task.effort is not None and task.effort not in get_args(Effort):
+        raise InvalidInput(f"unknown effort {task.effort!r}.{nearest(task.effort, get_args(Effort))}")
