@@ -54,13 +54,11 @@ class Task:
         timeout_s: Wall clock of one attempt [s].
         extra: `{platform: {field: value}}`, passed to that provider as it is.
         files: Text files and images that go with the prompt: paths or attachments.
-        chain: Chain the task belongs to.
-        parent: Task it continues.
+        chain: Name of the chain the task belongs to; recorded with it.
         type: Kind of work; orders platforms of equal cost.
         priority: 0 first … 10 last.
         tags: Free labels that reach the ledger.
         context: Anything of the caller's own; carried along, never sent.
-        depends_on: Tasks that must be settled first.
 
     Raises:
         InvalidPrompt: The prompt is neither a string nor a list of messages.
@@ -81,12 +79,10 @@ class Task:
     extra: Mapping[str, Mapping[str, Any]] | None = None
     files: tuple[str | Path | Attachment, ...] | None = None
     chain: str | None = None
-    parent: Any = None
     type: TaskType | None = None
     priority: int | None = None
     tags: Mapping[str, str] | None = None
     context: Mapping[str, Any] | None = None
-    depends_on: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
         if type(self.prompt) is not str:
@@ -109,7 +105,7 @@ class Task:
         """64 hex digits of all that can change the answer; tasks with equal keys are asked once.
 
         It covers prompt, system, schema, digests of the files (which are read for it), model, max_tokens,
-        temperature, effort, extra and the parent's answer; not platform, tags, priority or timeout.
+        temperature, effort and extra; not platform, tags, priority or timeout.
         """
         return self.sample_key(0).hex()
 
@@ -135,7 +131,6 @@ class Task:
             self.temperature,
             self.effort,
             self.extra,
-            getattr(self.parent, "digest", self.parent),
             sample,
         )
         try:

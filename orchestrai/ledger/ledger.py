@@ -1,0 +1,91 @@
+"""Ledger: every task, attempt and cent of a person or a project, shared by all processes that work on it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from orchestrai.ids import new_id, now_us
+from orchestrai.ledger.connection import Connect, LedgerFile, connect
+from orchestrai.ledger.lock import SignOfLife
+from orchestrai.ledger.recovery import recover
+from orchestrai.ledger.writer import Journal
+
+T = TypeVar("T")
+
+
+class Ledger:
+    """One ledger, open in this process.
+
+    Opening it makes it if need be, takes over what dead processes left, and announces this process.
+
+    Args:
+        folder: The ledger's own folder.
+        lib_version: Recorded with the owner.
+        connect: How a connection is made.
+
+    Raises:
+        LedgerError: The folder cannot hold a ledger, or the file is damaged or too new.
+    """
+
+    def __init__(self, folder: Path, lib_version: str, connect: Connect = connect) -> None:
+        self.folder = folder
+        self.file = LedgerFile(folder, connect)
+        self.owner_id = new_id()
+        self._life = SignOfLife(folder / "owners", self.owner_id)
+        self._reading = threading.Lock()
+        self._readers: ThreadPoolExecutor | None = None
+        self.journal: Journal | None = None
+        me = (self.owner_id, os.getpid(), socket.gethostname(), now_us(), lib_version)
+        self.file.write(lambda connection: self._announce(connection, me))
+
+    def attach(self, loop: asyncio.AbstractEventLoop) -> Journal:
+        """Return the journal on the engine's loop, made on first use; called on that loop."""
+        if self.journal is None:
+            self.journal = Journal(self.file, loop, self.owner_id)
+        return self.journal
+
+    def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a query from any thread but the engine's."""
+        with self._reading:
+            return self.file.read(work)
+
+    async def read_soon(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a query on the ledger's reading thread, without holding up the loop."""
+        if self._readers is None:
+            self._readers = ThreadPoolExecutor(1, thread_name_prefix="orchestrai-reader")
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self.read, work)
+
+    async def recover(self) -> int:
+        """Take over from owners that died since this ledger was opened; returns the attempts now in doubt."""
+        assert self.journal is not None
+        owners = self.folder / "owners"
+        in_doubt: int = await self.journal.do(lambda connection: recover(connection, owners))
+        return in_doubt
+
+    async def close(self) -> None:
+        """Make everything durable, end this process's claims and let go of the file."""
+        if self.journal is not None:
+            await self.journal.close()
+        await asyncio.get_running_loop().run_in_executor(None, self.close_file)
+
+    def close_file(self) -> None:
+        """End this process's part, once nothing is being written any more."""
+        if self._readers is not None:
+            self._readers.shutdown()
+        self._life.close()
+        self.file.write(lambda connection: recover(connection, self.folder / "owners"))
+        self.file.close()
+
+    def _announce(self, connection: sqlite3.Connection, me: tuple[object, ...]) -> None:
+        connection.execute(
+            "INSERT OR IGNORE INTO owners (owner_id, pid, host, started_at, lib_version) VALUES (?, ?, ?, ?, ?)", me
+        )
+        recover(connection, self.folder / "owners")

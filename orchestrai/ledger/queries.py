@@ -1,0 +1,136 @@
+"""What the engine asks of the ledger: answers that can be reused, and who works on what."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final, NamedTuple, TypeVar
+
+T = TypeVar("T")
+
+_CHUNK: Final = 500  # keys per statement, below SQLite's limit of 999 parameters in old builds
+
+
+class StoredAnswer(NamedTuple):
+    """An answer in the ledger, with what decides whether it may be reused."""
+
+    key: bytes
+    seq: int
+    task_id: str
+    batch_id: str
+    platform: str | None
+    model: str | None
+    model_requested: str | None
+    tier: str | None
+    demo: bool
+    list_cost: int | None
+    input_tokens: int | None
+    cache_read_tokens: int | None
+    cache_write_tokens: int | None
+    output_tokens: int | None
+    reasoning_tokens: int | None
+    usage_source: str
+    finish_reason: str | None
+    answered_at: int | None
+    answer_digest: bytes | None
+    answer_attempt_id: str | None
+    text: str
+
+
+class Claim(NamedTuple):
+    """A task somebody is working on."""
+
+    claim: bytes
+    task_id: str
+    attempt_id: str
+    owner_id: str
+
+
+def newest_task(connection: sqlite3.Connection) -> int:
+    """Return the sequence number of the task settled last; 0 in a new ledger."""
+    (newest,) = connection.execute("SELECT coalesce(max(seq), 0) FROM tasks").fetchone()
+    return int(newest)
+
+
+def find_answers(
+    connection: sqlite3.Connection, keys: Iterable[bytes], batch_id: str | None = None
+) -> dict[bytes, list[StoredAnswer]]:
+    """Return the whole answers to the given keys, newest first.
+
+    Args:
+        connection: A reading connection.
+        keys: Task keys.
+        batch_id: Take answers of this batch alone.
+    """
+    columns = ", ".join(f"t.{name}" for name in StoredAnswer._fields[:-1])
+    found: dict[bytes, list[StoredAnswer]] = {}
+    for chunk in _chunks(keys):
+        rows = connection.execute(
+            f"SELECT {columns}, p.text FROM tasks t JOIN payloads p ON p.digest = t.answer_digest "  # noqa: S608 - names from this file
+            f"WHERE t.key IN ({_marks(chunk)}) AND t.status = 'succeeded' AND t.reused_from IS NULL "
+            f"AND t.finish_reason IS NOT 'length' {'AND t.batch_id = ?' if batch_id else ''} ORDER BY t.seq DESC",
+            [*chunk, batch_id] if batch_id else chunk,
+        )
+        for row in rows:
+            found.setdefault(row[0], []).append(StoredAnswer(*row))
+    return found
+
+
+def newer_answers(connection: sqlite3.Connection, since: dict[bytes, int]) -> set[bytes]:
+    """Return the keys that were answered after the given sequence numbers."""
+    newer: set[bytes] = set()
+    for chunk in _chunks(since):
+        rows = connection.execute(
+            f"SELECT key, max(seq) FROM tasks WHERE key IN ({_marks(chunk)}) AND status = 'succeeded' "  # noqa: S608 - marks only
+            "AND reused_from IS NULL GROUP BY key",
+            chunk,
+        )
+        newer.update(key for key, seq in rows if seq > since[key])
+    return newer
+
+
+def claims_on(connection: sqlite3.Connection, claims: Iterable[bytes]) -> dict[bytes, Claim]:
+    """Return who works on the given tasks."""
+    found: dict[bytes, Claim] = {}
+    for chunk in _chunks(claims):
+        rows = connection.execute(
+            f"SELECT claim, task_id, attempt_id, owner_id FROM claims WHERE claim IN ({_marks(chunk)})",  # noqa: S608 - marks only
+            chunk,
+        )
+        found.update((row[0], Claim(*row)) for row in rows)
+    return found
+
+
+def claiming_owners(connection: sqlite3.Connection) -> list[str]:
+    """Return the owners that have claims, dead ones among them."""
+    return [owner for (owner,) in connection.execute("SELECT DISTINCT owner_id FROM claims")]
+
+
+def running_batch(connection: sqlite3.Connection, name: str, digest: bytes) -> str | None:
+    """Return the newest batch of this name and these tasks that is not finished, or None."""
+    row = connection.execute(
+        "SELECT batch_id FROM batches WHERE name = ? AND digest = ? AND status <> 'finished' "
+        "ORDER BY created_at DESC LIMIT 1",
+        (name, digest),
+    ).fetchone()
+    return row[0] if row else None
+
+
+def attempts_of(connection: sqlite3.Connection, task_id: str) -> list[dict[str, Any]]:
+    """Return every request made for a task, in order, as it was sent and as it ended."""
+    cursor = connection.execute(
+        "SELECT s.*, a.* FROM sends s LEFT JOIN attempts a USING (attempt_id) WHERE s.task_id = ? ORDER BY s.seq",
+        (task_id,),
+    )
+    names = [column[0] for column in cursor.description]
+    return [dict(zip(names, row, strict=True)) for row in cursor]
+
+
+def _chunks(values: Iterable[T]) -> Iterator[Sequence[T]]:
+    listed = list(values)
+    for start in range(0, len(listed), _CHUNK):
+        yield listed[start : start + _CHUNK]
+
+
+def _marks(chunk: Sequence[Any]) -> str:
+    return ", ".join("?" * len(chunk))

@@ -1,0 +1,63 @@
+"""What a process that died left behind: its claims end, and what it had sent without an answer is in doubt."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+from orchestrai.ids import now_us
+from orchestrai.ledger import queries
+from orchestrai.ledger.lock import bury, is_alive
+from orchestrai.ledger.rows import AttemptRow, insert
+
+
+def recover(connection: sqlite3.Connection, owners: Path) -> int:
+    """Take over from every owner that is proved dead, inside the caller's transaction.
+
+    A request that was recorded before it left and has no recorded end may or may not have been answered and
+    billed. It is kept as an attempt in doubt, with unknown cost; its task may be asked again. A finished task
+    has no claim, so nothing finished is ever asked again.
+
+    Args:
+        connection: Inside a write transaction.
+        owners: The folder of signs of life.
+
+    Returns:
+        The number of attempts that are now in doubt.
+    """
+    working = set(queries.claiming_owners(connection))
+    working.update(owner for (owner,) in connection.execute("SELECT owner_id FROM owners WHERE ended_at IS NULL"))
+    dead = [owner for owner in working if not is_alive(owners, owner)]
+    return sum(_take_over(connection, owners, owner) for owner in dead)
+
+
+def _take_over(connection: sqlite3.Connection, owners: Path, owner: str) -> int:
+    now = now_us()
+    open_attempts = connection.execute(
+        "SELECT c.attempt_id, c.task_id FROM claims c LEFT JOIN attempts a USING (attempt_id) "
+        "WHERE c.owner_id = ? AND a.attempt_id IS NULL",
+        (owner,),
+    ).fetchall()
+    insert(
+        connection,
+        [
+            AttemptRow(
+                attempt_id,
+                task_id,
+                "in_doubt",
+                error_class="connection",
+                error_message="the process ended before the answer was recorded",
+                finished_at=now,
+            )
+            for attempt_id, task_id in open_attempts
+        ],
+    )
+    connection.execute("DELETE FROM claims WHERE owner_id = ?", (owner,))
+    connection.execute(
+        "UPDATE batches SET status = 'interrupted', finished_at = ?, revision = revision + 1 "
+        "WHERE owner_id = ? AND status = 'running'",
+        (now, owner),
+    )
+    connection.execute("UPDATE owners SET ended_at = ? WHERE owner_id = ?", (now, owner))
+    bury(owners, owner)
+    return len(open_attempts)

@@ -1,0 +1,166 @@
+"""The rows the engine writes: one NamedTuple per append-only table, in the order of its columns."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from functools import lru_cache
+from itertools import compress
+from typing import Any, Final, NamedTuple
+
+
+class SendRow(NamedTuple):
+    """One request, before it leaves; see `schema` for the meaning of the columns."""
+
+    attempt_id: str
+    task_id: str
+    attempt_no: int
+    attempt_kind: str  # first, retry, reroute, repair
+    batch_id: str
+    task_index: int
+    sample: int
+    key: bytes
+    platform: str
+    transport: str
+    provider: str
+    tier: str
+    model_requested: str
+    account: str | None
+    server_address: str | None
+    processing: str
+    route_reason: str | None
+    route_rank: int | None
+    est_input_tokens: int | None
+    est_output_tokens: int | None
+    est_cost: int | None
+    prompt_digest: bytes | None
+    system_digest: bytes | None
+    chain_id: str | None
+    chain_step: int | None
+    parent_task_id: str | None
+    root_task_id: str | None
+    depth: int | None
+    task_type: str | None
+    priority: int | None
+    tags: str | None
+    queued_at: int
+    started_at: int
+    throttle_ms: float | None
+    backoff_ms: float | None
+
+
+class AttemptRow(NamedTuple):
+    """How one request ended."""
+
+    attempt_id: str
+    task_id: str
+    status: str  # succeeded, failed, cancelled, in_doubt
+    error_class: str | None = None
+    error_type: str | None = None
+    error_message: str | None = None
+    http_status: int | None = None
+    retryable: int | None = None
+    retry_after_ms: int | None = None
+    model_used: str | None = None
+    service_tier: str | None = None
+    input_tokens: int | None = None
+    cache_read_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    output_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    usage_source: str = "none"
+    usage_raw: str | None = None
+    cost: int | None = None
+    list_cost: int | None = None
+    cost_source: str = "unknown"  # computed, zero, unknown
+    price_id: str | None = None
+    price_match: str | None = None
+    finished_at: int = 0
+    duration_ms: float | None = None
+    queue_ms: float | None = None
+    ttft_ms: float | None = None
+    streamed: int = 0
+    finish_reason: str | None = None
+    schema_valid: int | None = None
+    response_id: str | None = None
+    request_id: str | None = None
+    rl_requests_left: int | None = None
+    rl_tokens_left: int | None = None
+    answer_digest: bytes | None = None
+
+
+class TaskRow(NamedTuple):
+    """How one task of a call was settled."""
+
+    task_id: str
+    batch_id: str
+    task_index: int
+    sample: int
+    key: bytes
+    status: str
+    error_class: str | None
+    error: str | None
+    attempts: int
+    answer_attempt_id: str | None
+    reused_from: str | None  # task_id of the task whose answer was reused
+    platform: str | None
+    model: str | None
+    model_requested: str | None
+    tier: str | None
+    demo: int
+    cost: int | None
+    list_cost: int | None
+    input_tokens: int | None
+    cache_read_tokens: int | None
+    cache_write_tokens: int | None
+    output_tokens: int | None
+    reasoning_tokens: int | None
+    usage_source: str
+    finish_reason: str | None
+    answer_digest: bytes | None
+    prompt_digest: bytes | None
+    system_digest: bytes | None
+    chain_id: str | None
+    chain_step: int | None
+    parent_task_id: str | None
+    root_task_id: str | None
+    depth: int | None
+    task_type: str | None
+    priority: int | None
+    tags: str | None
+    queued_at: int
+    answered_at: int | None
+    settled_at: int
+    duration_ms: float | None
+
+
+class Payload(NamedTuple):
+    """A text that is kept once, under the SHA-256 of its UTF-8."""
+
+    digest: bytes
+    kind: str  # prompt, messages (JSON), system, answer
+    text: str
+
+
+_TABLES: Final[dict[type, str]] = {SendRow: "sends", AttemptRow: "attempts", TaskRow: "tasks", Payload: "payloads"}
+
+
+def insert(connection: sqlite3.Connection, rows: Iterable[SendRow | AttemptRow | TaskRow | Payload]) -> None:
+    """Insert rows that are not there yet, leaving out what is None.
+
+    sqlite3 spends longer on binding one None than on storing a number, and most rows are half empty: rows that
+    fill the same columns share a statement (measured: 15 to 5 µs a row).
+    """
+    alike: dict[tuple[type, tuple[bool, ...]], list[tuple[Any, ...]]] = {}
+    for row in rows:
+        filled = tuple([value is not None for value in row])
+        alike.setdefault((type(row), filled), []).append(tuple(compress(row, filled)))
+    for (kind, filled), values in alike.items():
+        connection.executemany(_statement(kind, filled), values)
+
+
+@lru_cache(maxsize=512)
+def _statement(kind: type[SendRow], filled: tuple[bool, ...]) -> str:
+    columns = tuple(compress(kind._fields, filled))
+    marks = ", ".join("?" * len(columns))
+    return f"INSERT OR IGNORE INTO {_TABLES[kind]} ({', '.join(columns)}) VALUES ({marks})"  # noqa: S608 - names from this file
