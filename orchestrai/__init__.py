@@ -1,3 +1,5 @@
 """orchestrai: send a batch of prompts to the cheapest AI that can answer them, and know to the cent what it cost."""
 
-__version__ = "0.1.0"
+from orchestrai.version import __version__
+
+__all__ = ["__version__"]

@@ -31,8 +31,28 @@ Connect = Callable[[str], sqlite3.Connection]
 _CHECKPOINT_AT: Final = 8 * 1024 * 1024  # size of the write-ahead log that triggers a checkpoint [bytes]
 _REPLAYS: Final = 20  # exchanged logs in a row before we stop believing in the file
 _NETWORK: Final = frozenset(
-    ("nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "9p", "ceph", "glusterfs", "lustre", "gpfs", "beegfs")
-    + ("fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.rclone", "fuse.s3fs", "fuse.gcsfuse", "davfs", "ncpfs")
+    [
+        "nfs",
+        "nfs4",
+        "cifs",
+        "smb3",
+        "smbfs",
+        "afs",
+        "9p",
+        "ceph",
+        "glusterfs",
+        "lustre",
+        "gpfs",
+        "beegfs",
+        "davfs",
+        "ncpfs",
+        "fuse.sshfs",
+        "fuse.glusterfs",
+        "fuse.ceph",
+        "fuse.rclone",
+        "fuse.s3fs",
+        "fuse.gcsfuse",
+    ]
 )
 
 

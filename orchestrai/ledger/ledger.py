@@ -70,14 +70,8 @@ class Ledger:
         in_doubt: int = await self.journal.do(lambda connection: recover(connection, owners))
         return in_doubt
 
-    async def close(self) -> None:
-        """Make everything durable, end this process's claims and let go of the file."""
-        if self.journal is not None:
-            await self.journal.close()
-        await asyncio.get_running_loop().run_in_executor(None, self.close_file)
-
-    def close_file(self) -> None:
-        """End this process's part, once nothing is being written any more."""
+    def close(self) -> None:
+        """End this process's part and let go of the file, once the journal is closed."""
         if self._readers is not None:
             self._readers.shutdown()
         self._life.close()

@@ -12,6 +12,7 @@ import sys
 import threading
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 if sys.platform == "win32":
     import msvcrt
@@ -56,7 +57,7 @@ class WriteLock:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
         self._threads = threading.Lock()
 
-    def __enter__(self) -> WriteLock:
+    def __enter__(self) -> Self:
         self._threads.acquire()
         try:
             _lock(self._fd, wait=True)

@@ -1,0 +1,360 @@
+"""One attempt: recorded, sent once, recorded again; and what follows from how it ended.
+
+    before the request leaves    commit 1: the row in `sends`, and the claim on the task
+    the request                  one, to one platform
+    before anything is shown     commit 2: the row in `attempts`, and in `tasks` when the task is settled by it
+
+A crash before commit 1 leaves nothing; between the two it leaves an attempt in doubt; after commit 2 the answer is
+there for good.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+
+from orchestrai import tokens
+from orchestrai.engine.item import ZERO, Item, Work
+from orchestrai.errors import InvalidInput, PlatformError
+from orchestrai.ids import new_id, now_us
+from orchestrai.ledger.rows import AttemptRow, Payload, SendRow
+from orchestrai.ledger.writer import Grant
+from orchestrai.messages import Message, canonical, lone_surrogate, messages_of
+from orchestrai.platforms.protocol import Reply, Request
+from orchestrai.pricing import Price, to_pico
+from orchestrai.result import NO_USAGE
+from orchestrai.schemas import InvalidAnswer
+from orchestrai.task import Task, attached
+
+if TYPE_CHECKING:
+    from orchestrai.engine.batch import Run
+
+_PAID: Final = "paid"
+_MOST_TOKENS: Final = 10**12  # a count above it is an error of the reply, and would not fit the ledger
+
+
+async def attempt(run: Run, item: Item) -> None:
+    """Make the next attempt of a task and record it, then settle the task, or put it back in the queue."""
+    work = item.work or run.begin(item)
+    offer = item.offer
+    attempt_id = new_id()
+    try:
+        request = _request(item, work, attempt_id)
+    except InvalidInput as error:  # a file changed or vanished since the task was made
+        run.settle_failure(item, "input", str(error))
+        return
+    started_at = now_us()
+    payloads = run.texts_of(work) if work.attempts == 0 else ()
+    grant = await run.journal.open(
+        _send_row(run, item, work, request, started_at), run.claim(item), item.since, payloads
+    )
+    if grant is not Grant.GRANTED:
+        run.hold(item)
+        return
+    work.attempts += 1
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    if work.began is None:
+        work.began = started
+    reply: Reply | None = None
+    error: PlatformError | None = None
+    try:
+        async with asyncio.timeout(request.timeout_s):
+            reply = await (offer.platform.send(request) if run.on_piece is None else _streamed(run, item, request))
+        _check(reply)
+    except TimeoutError:
+        error = PlatformError("timeout", f"no answer within {request.timeout_s:g} s", may_be_billed=True)
+    except PlatformError as failed:
+        reply, error = None, failed
+    except asyncio.CancelledError:
+        _record(run, item, work, attempt_id, loop.time() - started, None, _CANCELLED, final=False)
+        raise
+    except Exception as bug:  # noqa: BLE001 - a fault in an adapter, perhaps a third party's, fails its task alone
+        error = PlatformError("reply", f"the adapter failed: {type(bug).__name__}: {bug}", may_be_billed=True)
+    parsed: Any = None
+    invalid: InvalidAnswer | None = None
+    if reply is not None and item.schema is not None:
+        try:
+            parsed = item.schema.parse(reply.text)
+        except InvalidAnswer as wrong:
+            invalid = wrong
+            error = PlatformError("reply", _why_invalid(wrong, reply), may_be_billed=True, reply=reply)
+    latency_s = loop.time() - started
+    if error is None:
+        assert reply is not None
+        _record(run, item, work, attempt_id, latency_s, reply, None, final=True, parsed=parsed)
+    elif (wait_s := _next_wait(run, item, work, request, error, invalid, reply)) is not None:
+        _record(run, item, work, attempt_id, latency_s, reply, error, final=False)
+        run.later(item, wait_s)
+    else:
+        _record(run, item, work, attempt_id, latency_s, reply, error, final=True)
+
+
+async def _streamed(run: Run, item: Item, request: Request) -> Reply:
+    """Send one request and pass its pieces on as they come."""
+    assert run.on_piece is not None
+    async for piece in item.offer.platform.stream(request):
+        if isinstance(piece, Reply):
+            return piece
+        run.pieces += 1
+        run.on_piece(piece)
+    raise PlatformError("reply", "the stream ended without its end mark", may_be_billed=True)
+
+
+def _check(reply: Reply) -> None:
+    """Refuse what the ledger could not keep or what nobody could have used, whatever adapter it comes from.
+
+    Raises:
+        PlatformError: Kind "reply".
+    """
+    if not isinstance(reply.text, str) or lone_surrogate(reply.text) is not None:
+        raise PlatformError("reply", "the answer is not text that can be kept", may_be_billed=True)
+    counts = (reply.usage.input_tokens, reply.usage.output_tokens, reply.usage.reasoning_tokens)
+    if any(count is not None and not 0 <= count <= _MOST_TOKENS for count in counts):
+        raise PlatformError("reply", f"the reply counts impossible tokens: {counts}", may_be_billed=True)
+
+
+def _next_wait(
+    run: Run,
+    item: Item,
+    work: Work,
+    request: Request,
+    error: PlatformError,
+    invalid: InvalidAnswer | None,
+    reply: Reply | None,
+) -> float | None:
+    """Return how long to wait before the next attempt [s], having prepared it; None when this was the last."""
+    if run.pieces:  # the consumer has seen a part of this answer; another would not continue it
+        return None
+    if invalid is not None:
+        if work.repairs_left == 0 or item.schema is None or reply is None:
+            return None
+        work.repairs_left -= 1
+        work.kind = "repair"
+        work.follow_up = (
+            Message("assistant", reply.text),
+            Message("user", item.schema.repair(reply.text, str(invalid))),
+        )
+        return 0.0
+    if error.kind == "request" and request.json_schema is not None:
+        # Not every compatible server knows JSON Schema, and no decoder knows all of it: ask in words instead.
+        work.constrained = False
+        work.kind = "retry"
+        return 0.0
+    wait_s = run.retry.wait_s(error.kind, work.attempts, error.retry_after_s, run.random)
+    if wait_s is not None:
+        work.kind = "retry"
+        work.backoff_s += wait_s
+    return wait_s
+
+
+def _request(item: Item, work: Work, attempt_id: str) -> Request:
+    """Return the request of the next attempt.
+
+    Raises:
+        InvalidInput: A file of the task is not what it was.
+    """
+    task, offer, schema = item.task, item.offer, item.schema
+    can = offer.platform.capabilities(offer.model)
+    messages = messages_of(task.prompt)
+    system = task.system
+    if messages[0].role == "system" and system is None:
+        system, messages = messages[0].text, messages[1:]
+    if task.files:
+        messages = _with_parts(messages, attached(task))
+    constrain = schema is not None and can.schema and work.constrained
+    if schema is not None and not constrain:
+        messages = _with_parts(messages, (schema.instructions(),))
+    return Request(
+        messages=(*messages, *work.follow_up),
+        model=offer.model,
+        system=system,
+        max_tokens=task.max_tokens if can.output_limit else None,
+        temperature=task.temperature if can.temperature else None,
+        effort=task.effort if can.effort else None,
+        json_schema=schema.json_schema if schema is not None and constrain else None,
+        choices=schema.choices if schema is not None and constrain else None,
+        extra=(task.extra or {}).get(offer.platform.name, {}),
+        timeout_s=task.timeout_s or 300.0,
+        attempt_id=attempt_id,
+    )
+
+
+def _with_parts(messages: tuple[Message, ...], parts: tuple[Any, ...]) -> tuple[Message, ...]:
+    """Return the messages with parts added to the last one of the user."""
+    last = max((i for i, message in enumerate(messages) if message.role == "user"), default=None)
+    if last is None:
+        return (*messages, Message("user", tuple(parts)))
+    content = messages[last].content
+    whole = ((content,) if isinstance(content, str) else content) + tuple(parts)
+    joined = "\n\n".join(whole) if all(isinstance(part, str) for part in whole) else whole
+    return (*messages[:last], Message("user", joined), *messages[last + 1 :])
+
+
+def _send_row(run: Run, item: Item, work: Work, request: Request, started_at: int) -> SendRow:
+    task, offer, platform = item.task, item.offer, item.offer.platform
+    return SendRow(
+        request.attempt_id,
+        work.task_id,
+        work.attempts + 1,
+        work.kind,
+        run.batch_id,
+        item.index,
+        item.sample,
+        item.key,
+        platform.name,
+        platform.transport,
+        platform.provider,
+        platform.tier,
+        offer.model,
+        platform.account,
+        platform.address,
+        "sync",
+        offer.reason,
+        offer.rank,
+        tokens.quick(task.prompt) if isinstance(task.prompt, str) else None,
+        task.max_tokens,
+        None,
+        work.prompt.digest,
+        work.system.digest if work.system is not None else None,
+        task.chain,
+        None,
+        None,
+        work.task_id,
+        0,
+        task.type,
+        task.priority,
+        orjson.dumps(task.tags).decode() if task.tags else None,
+        work.queued_at,
+        started_at,
+        None,
+        work.backoff_s * 1000 or None,
+    )
+
+
+_CANCELLED: Final = PlatformError("timeout", "cancelled while it was under way", may_be_billed=True)
+
+
+def _record(
+    run: Run,
+    item: Item,
+    work: Work,
+    attempt_id: str,
+    latency_s: float,
+    reply: Reply | None,
+    error: PlatformError | None,
+    *,
+    final: bool,
+    parsed: Any = None,
+) -> None:
+    """Book what the attempt cost and write how it ended; with `final`, the task is settled by it."""
+    offer = item.offer
+    seen: Reply | None = reply or (error.reply if error is not None else None)
+    usage = seen.usage if seen is not None else NO_USAGE
+    price = _price(run, item, seen)
+    list_cost = price.cost(usage) if price is not None else None
+    cost: Decimal | None
+    if offer.tier != _PAID:
+        cost, cost_source = ZERO, "zero"
+    elif error is not None and not error.may_be_billed:
+        cost, list_cost, cost_source = ZERO, ZERO, "zero"
+    else:
+        cost, cost_source = list_cost, "unknown" if list_cost is None else "computed"
+    if error is not None and not error.may_be_billed:
+        list_cost = ZERO
+    work.usage = work.usage + usage
+    work.cost = None if work.cost is None or cost is None else work.cost + cost
+    work.list_cost = None if work.list_cost is None or list_cost is None else work.list_cost + list_cost
+    now = now_us()
+    if error is None:
+        work.answered_at, work.answer_attempt_id = now, attempt_id
+    cancelled = error is _CANCELLED
+    limits = seen.rate_limits if seen is not None else None
+    text = reply.text if error is None and reply is not None else None
+    answer = hashlib.sha256(text.encode("utf-8")).digest() if text is not None else None
+    row = AttemptRow(
+        attempt_id=attempt_id,
+        task_id=work.task_id,
+        status="succeeded" if error is None else "cancelled" if cancelled else "failed",
+        error_class=None if error is None else "cancelled" if cancelled else error.kind,
+        error_type=None if error is None else type(error.__cause__ or error).__name__,
+        error_message=None if error is None else str(error),
+        http_status=seen.http_status if seen is not None else error.http_status if error is not None else None,
+        retryable=None if error is None else int(not final),
+        retry_after_ms=int(error.retry_after_s * 1000) if error is not None and error.retry_after_s else None,
+        model_used=seen.model if seen is not None else None,
+        service_tier=seen.service_tier if seen is not None else None,
+        input_tokens=usage.input_tokens,
+        cache_read_tokens=usage.cache_read_tokens,
+        cache_write_tokens=usage.cache_write_tokens,
+        output_tokens=usage.output_tokens,
+        reasoning_tokens=usage.reasoning_tokens,
+        usage_source=usage.source,
+        usage_raw=_json(seen.usage_raw) if seen is not None and seen.usage_raw else None,
+        cost=to_pico(cost),
+        list_cost=to_pico(list_cost),
+        cost_source=cost_source,
+        price_id=price.price_id if price is not None else None,
+        price_match=price.match if price is not None else None,
+        finished_at=now,
+        duration_ms=latency_s * 1000,
+        queue_ms=max(0.0, (now - work.queued_at) / 1000 - latency_s * 1000 - work.backoff_s * 1000),
+        ttft_ms=seen.ttft_ms if seen is not None else None,
+        streamed=int(run.on_piece is not None),
+        finish_reason=seen.finish_reason if seen is not None else None,
+        schema_valid=None if item.schema is None or reply is None else int(error is None),
+        response_id=seen.response_id if seen is not None else None,
+        request_id=(seen.request_id if seen is not None else None) or (error.request_id if error else None),
+        rl_requests_left=limits.requests_left if limits is not None else None,
+        rl_tokens_left=limits.tokens_left if limits is not None else None,
+        answer_digest=answer,
+    )
+    if price is not None:
+        run.note_price(price)
+    if not final:
+        run.record(row, latency_s)
+    elif error is None:
+        assert reply is not None
+        assert text is not None
+        assert answer is not None
+        run.settle_success(item, row, latency_s, reply, parsed, Payload(answer, "answer", text))
+    else:
+        run.settle_failure(item, error.kind, str(error), row, latency_s, seen)
+
+
+def _price(run: Run, item: Item, seen: Reply | None) -> Price | None:
+    """Return the price of what was really used: the model and the tier that the reply names."""
+    offer = item.offer
+    if seen is None or (seen.service_tier in (None, "default", "standard") and seen.model in (None, offer.model)):
+        return offer.price
+    platform = offer.platform
+    own = getattr(platform, "price", None)
+    priced = run.prices.find(platform.provider, seen.model or offer.model, service_tier=seen.service_tier, own=own)
+    return priced or run.prices.find(platform.provider, offer.model, service_tier=seen.service_tier, own=own)
+
+
+def prompt_payload(task: Task) -> Payload:
+    """Return what the ledger keeps of a prompt: its text, or its messages as JSON with files by their digest."""
+    if isinstance(task.prompt, str) and not task.files:
+        text, kind = task.prompt, "prompt"
+    else:
+        messages = _with_parts(messages_of(task.prompt), attached(task)) if task.files else task.prompt
+        text, kind = orjson.dumps(canonical(messages)).decode(), "messages"
+    return Payload(hashlib.sha256(text.encode("utf-8")).digest(), kind, text)
+
+
+def _why_invalid(wrong: InvalidAnswer, reply: Reply) -> str:
+    if reply.finish_reason == "length":
+        return f"the answer was cut off at its output limit (raise max_tokens): {wrong}"
+    return str(wrong)
+
+
+def _json(value: Any) -> str | None:
+    try:
+        return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS).decode()
+    except TypeError:  # a provider's usage object with values no JSON has; the counts are in their own columns
+        return None

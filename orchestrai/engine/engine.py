@@ -1,0 +1,83 @@
+"""What all calls of this process to one ledger share: the journal, the lanes and the rules of retrying."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from pathlib import Path
+
+from orchestrai.engine.lane import Lane
+from orchestrai.engine.loop import EngineLoop, engine_loop
+from orchestrai.ledger.ledger import Ledger
+from orchestrai.ledger.writer import Journal
+from orchestrai.platforms.protocol import Platform
+
+
+class Engine:
+    """A ledger with its journal and its lanes, on the engine's loop; one per ledger and process.
+
+    Args:
+        folder: The ledger's folder.
+        lib_version: Recorded with what is written.
+
+    Raises:
+        LedgerError: The ledger cannot be opened.
+    """
+
+    def __init__(self, folder: Path, lib_version: str) -> None:
+        self.loop: EngineLoop = engine_loop()
+        self.ledger = Ledger(folder, lib_version)
+        self.lib_version = lib_version
+        self._lanes: dict[tuple[str, str | None, str | None], Lane] = {}
+        self.journal = self.loop.submit(self._attach()).result()
+
+    async def _attach(self) -> Journal:
+        return self.ledger.attach(asyncio.get_running_loop())
+
+    def lane(self, platform: Platform) -> Lane:
+        """Return the places at this account of the platform, the same for all calls of the process."""
+        account = (platform.name, platform.account, platform.address)
+        lane = self._lanes.get(account)
+        if lane is None:
+            lane = self._lanes[account] = Lane(platform.concurrency)
+        return lane
+
+
+_open: dict[Path, tuple[Engine, int]] = {}
+_opening = threading.Lock()
+
+
+def open_engine(folder: Path, lib_version: str) -> Engine:
+    """Return the engine of a ledger; every call is paired with one of `close_engine`."""
+    with _opening:
+        engine, users = _open.get(folder, (None, 0))
+        if engine is None:
+            engine = Engine(folder, lib_version)
+        _open[folder] = (engine, users + 1)
+        return engine
+
+
+def close_engine(engine: Engine) -> None:
+    """Close the ledger once its last user is gone; everything recorded is durable before this returns."""
+    with _opening:
+        folder = engine.ledger.folder
+        known, users = _open.get(folder, (None, 0))
+        if known is not engine:
+            return
+        if users > 1:
+            _open[folder] = (engine, users - 1)
+            return
+        del _open[folder]
+    engine.loop.submit(engine.journal.close()).result()
+    engine.ledger.close()
+
+
+def _forget() -> None:
+    global _opening  # noqa: PLW0603 - a forked child must not touch its parent's connections
+    _open.clear()
+    _opening = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

@@ -1,0 +1,71 @@
+"""Item: one task of a call while it is worked on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, Final
+
+from orchestrai.ids import new_id
+from orchestrai.ledger.rows import Payload
+from orchestrai.messages import Message
+from orchestrai.result import NO_USAGE, Usage
+from orchestrai.routing.offers import Offer, Route
+from orchestrai.schemas import AnswerSchema
+from orchestrai.task import Task
+
+ZERO: Final = Decimal(0)
+
+
+@dataclass(slots=True, eq=False)
+class Work:
+    """What is only known of an item that has begun: its identity in the ledger, its attempts, its money."""
+
+    queued_at: int  # [µs]
+    prompt: Payload  # what the ledger keeps of the prompt
+    system: Payload | None = None
+    task_id: str = field(default_factory=new_id)
+    attempts: int = 0
+    kind: str = "first"  # of the next attempt: first, retry, repair
+    usage: Usage = NO_USAGE
+    cost: Decimal | None = ZERO  # None once an attempt's cost is unknown
+    list_cost: Decimal | None = ZERO
+    began: float | None = None  # loop time of the first attempt [s]
+    backoff_s: float = 0.0
+    repairs_left: int = 1
+    follow_up: tuple[Message, ...] = ()  # the unusable answer and what was wrong with it
+    constrained: bool = True  # False once the platform refused to constrain the answer
+    answered_at: int | None = None
+    answer_attempt_id: str | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Item:
+    """One task of a call: small while it waits, so that a hundred thousand can.
+
+    Args:
+        task: With all options filled in.
+        index: Position in the input.
+        row: Label of the input row.
+        sample: Number of the independent answer.
+        key: What can change the answer, hashed [32 bytes].
+        route: Where it may go.
+        schema: Compiled form of the task's schema.
+    """
+
+    task: Task
+    index: int
+    row: Any
+    sample: int
+    key: bytes
+    route: Route
+    schema: AnswerSchema | None = None
+    position: int = 0  # in the list of results
+    since: int | None = None  # newest task known when the ledger was searched for its answer
+    copies: list[Item] | None = None  # equal tasks that take its answer
+    work: Work | None = None
+
+    @property
+    def offer(self) -> Offer:
+        """Where it goes now."""
+        return self.route.offers[0]

@@ -1,0 +1,154 @@
+"""Prepare: tasks become items, with their keys, routes and compiled schemas; nothing is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from orchestrai import attachments
+from orchestrai.attachments import Attachment
+from orchestrai.engine.item import Item
+from orchestrai.errors import ErrorClass, InvalidInput
+from orchestrai.result import Result
+from orchestrai.routing.offers import Offer, Route, Router
+from orchestrai.schemas import AnswerSchema, answer_schema
+from orchestrai.task import Task
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What a call is going to do.
+
+    Args:
+        items: The tasks to be answered, each with its position in the results.
+        refused: Results of those that are never sent, by position.
+    """
+
+    items: list[Item]
+    refused: dict[int, Result]
+
+
+class Preparer:
+    """Turns tasks into items; keeps what many tasks share (schemas, files, routes).
+
+    Args:
+        router: Where tasks may go.
+        streaming: The answers are to be streamed.
+    """
+
+    def __init__(self, router: Router, *, streaming: bool = False) -> None:
+        self._router = router
+        self._streaming = streaming
+        self._schemas: dict[int, tuple[Any, AnswerSchema]] = {}  # the schema is kept, so that its id stays its own
+        self._files: dict[str | Path, Attachment] = {}
+        self._position = 0
+
+    def prepare(
+        self,
+        tasks: Sequence[Task],
+        *,
+        refused: Mapping[int, str] | None = None,
+        labels: Sequence[Any] | None = None,
+        start: int = 0,
+    ) -> Prepared:
+        """Return the items of tasks, one for each sample, in the order of the input.
+
+        Args:
+            tasks: With all options filled in.
+            refused: Index → why a task is not to be sent.
+            labels: Row labels of the tasks.
+            start: Index of the first task in the whole input.
+
+        Raises:
+            InvalidInput: A hint names an unknown platform, or a schema is none.
+        """
+        items: list[Item] = []
+        results: dict[int, Result] = {}
+        for offset, given in enumerate(tasks):
+            index, row = start + offset, labels[offset] if labels is not None else None
+            why, error_class = (refused or {}).get(index), "input"
+            task = given
+            if why is None and task.files:
+                try:
+                    task = self._with_files(task)
+                except InvalidInput as error:
+                    why = str(error)
+            route = self._router.route(task, streaming=self._streaming) if why is None else None
+            if route is not None and not route.offers:
+                why, error_class = f"no platform can take this task: {route.why_none()}", "request"
+            schema = self.schema(task.schema) if why is None else None
+            digest = schema.digest if schema is not None else None
+            for sample in range(task.samples or 1):
+                if why is not None or route is None:
+                    results[self._position] = _refusal(task, why or "", error_class, index, row, sample)
+                else:
+                    key = task.sample_key(sample, digest)
+                    items.append(Item(task, index, row, sample, key, route, schema, self._position))
+                self._position += 1
+        return Prepared(items, results)
+
+    def schema(self, schema: Any) -> AnswerSchema | None:
+        """Return the compiled form of a schema, compiled once; None stays None.
+
+        Raises:
+            InvalidSchema: It is none.
+        """
+        if schema is None:
+            return None
+        known = self._schemas.get(id(schema))
+        if known is None:
+            known = self._schemas[id(schema)] = (schema, answer_schema(schema))
+        return known[1]
+
+    def _with_files(self, task: Task) -> Task:
+        """Return the task with its files hashed; a file that many tasks share is read once."""
+        hashed = []
+        for file in task.files or ():
+            if isinstance(file, Attachment):
+                hashed.append(file)
+                continue
+            if file not in self._files:
+                self._files[file] = attachments.from_path(file)
+            hashed.append(self._files[file])
+        return replace(task, files=tuple(hashed))
+
+
+def _refusal(task: Task, why: str, error_class: Any, index: int, row: Any, sample: int) -> Result:
+    status: ErrorClass = error_class
+    return Result(
+        task,
+        status="skipped" if status == "input" else "failed",
+        error=why,
+        error_class=status,
+        index=index,
+        row=row,
+        sample=sample,
+    )
+
+
+def one_model(items: list[Item]) -> str | None:
+    """Restrict all items to the best model that every one of them can be asked of, and return it.
+
+    Raises:
+        InvalidInput: No model can take all of the tasks.
+    """
+    routes = {id(item.route): item.route for item in items}
+    if not routes:
+        return None
+    first, *others = routes.values()
+    for offer in first.offers:
+        if all(any(other.model == offer.model for other in route.offers) for route in others):
+            model = offer.model
+            narrowed = {key: _narrow(route, model) for key, route in routes.items()}
+            for item in items:
+                item.route = narrowed[id(item.route)]
+            return model
+    raise InvalidInput("mix=False: no single model can take all of these tasks. Name a model, or split the call.")
+
+
+def _narrow(route: Route, model: str) -> Route:
+    kept: tuple[Offer, ...] = tuple(offer for offer in route.offers if offer.model == model)
+    dropped = {o.platform.name: f"mix=False: {model} answers" for o in route.offers if o.model != model}
+    return Route(kept, {**route.excluded, **dropped})

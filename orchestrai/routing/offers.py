@@ -1,0 +1,173 @@
+"""Offers: which platforms and models could answer a task, in the order in which they are tried."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Final
+
+from orchestrai.errors import InvalidInput, NoPlatform, nearest
+from orchestrai.platforms.protocol import Platform
+from orchestrai.pricing import Price, PriceList
+from orchestrai.result import Tier
+from orchestrai.task import Task
+
+_ORDER: Final[dict[Tier, int]] = {"free": 0, "local": 0, "subscription": 1, "paid": 2}  # cash comes last
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A platform that can answer with a model, at a tier and a dated price.
+
+    Args:
+        platform: Where the request goes.
+        model: What it is asked for.
+        price: List price of the model; None when unpriced.
+        reason: Why it stands where it stands: "hint", "only", "cheapest".
+        rank: 1 for the first choice.
+    """
+
+    platform: Platform
+    model: str
+    price: Price | None
+    reason: str
+    rank: int = 1
+
+    @property
+    def tier(self) -> Tier:
+        """Who pays."""
+        return self.platform.tier
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The offers of a class of alike tasks, best first, and why the other platforms are not among them."""
+
+    offers: tuple[Offer, ...]
+    excluded: dict[str, str] = field(default_factory=dict)  # platform -> reason
+
+    def why_none(self) -> str:
+        """Say why no platform can take the task."""
+        return "; ".join(f"{name}: {reason}" for name, reason in self.excluded.items()) or "no platform is configured"
+
+
+class Router:
+    """Finds the route of every task; tasks that ask for the same things share one.
+
+    Args:
+        platforms: The configured platforms, in the order in which they were given.
+        prices: List prices.
+        waiting: Name → reason of the platforms that answer only when they are named.
+        missing: Name → reason of known platforms that were not found; only to explain a hint that names one.
+
+    Raises:
+        InvalidInput: Two platforms have one name.
+    """
+
+    def __init__(
+        self,
+        platforms: Sequence[Platform],
+        prices: PriceList,
+        waiting: Mapping[str, str] | None = None,
+        missing: Mapping[str, str] | None = None,
+    ) -> None:
+        self._waiting = waiting or {}
+        self._missing = missing or {}
+        self._platforms = {platform.name: platform for platform in platforms}
+        if len(self._platforms) < len(platforms):
+            names = [platform.name for platform in platforms]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise InvalidInput(f"Two platforms are named {twice!r}. Give one of them another name=.")
+        self._prices = prices
+        self._routes: dict[tuple[object, ...], Route] = {}
+
+    def route(self, task: Task, *, streaming: bool = False) -> Route:
+        """Return the offers for a task, best first.
+
+        Free and local platforms come before subscriptions, subscriptions before paid ones; among equals the
+        cheaper list price, then the order of configuration. A hint comes first whatever it costs. The embedded
+        demo model comes last, unless it is hinted.
+
+        Raises:
+            InvalidInput: A hint names a platform that is not configured.
+            NoPlatform: A hint names a known platform that was not found; the message says what to do.
+        """
+        images = any(message.images for message in task.prompt) if not isinstance(task.prompt, str) else False
+        images = images or any(getattr(file, "is_image", False) for file in task.files or ())
+        asks = (task.platform, bool(task.strict), task.model, images, streaming)
+        known = self._routes.get(asks)
+        if known is None:
+            known = self._routes[asks] = self._find(task, images=images, streaming=streaming)
+        return known
+
+    def _find(self, task: Task, *, images: bool, streaming: bool) -> Route:
+        hints = task.platforms
+        for name in hints:
+            if name in self._missing:
+                raise NoPlatform(f"platform {name!r} is not there: {self._missing[name]}")
+            if name not in self._platforms:
+                known = ", ".join(self._platforms)
+                raise InvalidInput(
+                    f"platform {name!r} is not configured.{nearest(name, self._platforms)} Configured: {known}."
+                )
+        offers: list[Offer] = []
+        excluded: dict[str, str] = {}
+        for platform in self._platforms.values():
+            model = self._model(platform, task.model)
+            reason = self._obstacle(platform, model, task, images=images, streaming=streaming)
+            if reason is not None:
+                excluded[platform.name] = reason
+                continue
+            assert model is not None
+            price = self._prices.find(platform.provider, model, own=getattr(platform, "price", None))
+            offers.append(Offer(platform, model, price, ""))
+        position = {name: i for i, name in enumerate(hints)}
+        offers.sort(key=lambda offer: _preference(offer, position))
+        ranked = [
+            Offer(o.platform, o.model, o.price, _reason(o, position, len(offers)), rank)
+            for rank, o in enumerate(offers, start=1)
+        ]
+        return Route(tuple(ranked), excluded)
+
+    def _model(self, platform: Platform, asked: str | None) -> str | None:
+        """Return the model to ask this platform for, or None when it does not serve the one required."""
+        if asked is None:
+            return platform.model
+        prefix, _, rest = asked.partition("/")
+        if rest and prefix in self._platforms:
+            return rest if prefix == platform.name else None
+        return asked if platform.serves(asked) else None
+
+    def _obstacle(
+        self, platform: Platform, model: str | None, task: Task, *, images: bool, streaming: bool
+    ) -> str | None:
+        """Return why this platform cannot take the task, or None when it can."""
+        if task.strict and task.platforms and platform.name not in task.platforms:
+            return "strict: another platform is named"
+        if platform.name in self._waiting and platform.name not in task.platforms:
+            return self._waiting[platform.name]
+        if model is None:
+            return f"does not serve {task.model}"
+        can = platform.capabilities(model)
+        if images and not can.images:
+            return "takes no images"
+        if streaming and not can.streaming:
+            return "cannot stream"
+        return None
+
+
+def _preference(offer: Offer, position: dict[str, int]) -> tuple[int, bool, int, Decimal]:
+    typical = (offer.price.unit_cost if offer.price else None) or Decimal(0)
+    return (
+        position.get(offer.platform.name, len(position)),
+        offer.platform.demo,
+        _ORDER[offer.tier],
+        typical if offer.tier == "paid" else Decimal(0),
+    )
+
+
+def _reason(offer: Offer, position: dict[str, int], count: int) -> str:
+    if offer.platform.name in position:
+        return "hint"
+    return "only" if count == 1 else "cheapest"

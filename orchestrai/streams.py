@@ -1,0 +1,140 @@
+"""Results and answers as they come, on the caller's own loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, Final, Literal
+
+from orchestrai import intake
+from orchestrai.engine.batch import Run
+from orchestrai.engine.loop import Errand, engine_loop
+from orchestrai.engine.prepare import Prepared, Preparer
+from orchestrai.engine.stream import Outlet
+from orchestrai.errors import BatchStopped
+from orchestrai.result import Result
+
+_LOOK_AHEAD: Final = 1000  # prompts read and not yet yielded
+_CHUNK: Final = 100  # prompts handed to the engine at once
+
+
+async def completed(
+    prompts: Any,
+    make_run: Callable[[Callable[[Result], None]], Run],
+    preparer: Preparer,
+    *,
+    prompt: str | None,
+    missing: Literal["skip", "error"],
+    options: Mapping[str, Any],
+    stop_at_failure: bool,
+) -> AsyncIterator[Result]:
+    """Yield results in the order in which they finish, reading the input only as far as needed.
+
+    Raises:
+        BatchStopped: A task failed and `stop_at_failure` is set; its `.result` is that Result.
+    """
+    outlet: Outlet[Result] = Outlet(asyncio.get_running_loop())
+    run = make_run(outlet.push)
+    errand = Errand(engine_loop(), run.execute(None), run.stop)
+    errand.future.add_done_callback(lambda _: outlet.end())
+    room = asyncio.Semaphore(_LOOK_AHEAD)
+    feeder = asyncio.create_task(_feed(prompts, run, preparer, outlet, room, prompt, missing, options))
+    # Whatever ends the feeder, the run must learn that no more input comes.
+    feeder.add_done_callback(lambda _: engine_loop().loop.call_soon_threadsafe(run.close_input))
+    try:
+        while (result := await outlet.get()) is not None:
+            room.release()
+            if stop_at_failure and result.status == "failed":
+                raise BatchStopped(f"task {result.index} failed ({result.error_class}): {result.error}", result)
+            yield result
+        await errand.wait()
+        await feeder
+    finally:
+        feeder.cancel()
+        errand.stop()
+        await asyncio.wait({asyncio.wrap_future(errand.future), feeder})
+
+
+async def _feed(
+    prompts: Any,
+    run: Run,
+    preparer: Preparer,
+    outlet: Outlet[Result],
+    room: asyncio.Semaphore,
+    prompt: str | None,
+    missing: Literal["skip", "error"],
+    options: Mapping[str, Any],
+) -> None:
+    """Read the input in chunks, as far ahead as there is room, and hand it to the engine."""
+    if hasattr(prompts, "__aiter__"):
+        async for row in intake.take_each_async(prompts, prompt=prompt, missing=missing, options=options):
+            await _hand_over([row], run, preparer, outlet, room)
+        return
+    chunk = []
+    for row in intake.take_each(prompts, prompt=prompt, missing=missing, options=options):
+        chunk.append(row)
+        if len(chunk) == _CHUNK:
+            await _hand_over(chunk, run, preparer, outlet, room)
+            chunk = []
+    await _hand_over(chunk, run, preparer, outlet, room)
+
+
+async def _hand_over(
+    rows: list[tuple[int, Any, str | None, Any]],
+    run: Run,
+    preparer: Preparer,
+    outlet: Outlet[Result],
+    room: asyncio.Semaphore,
+) -> None:
+    if not rows:
+        return
+    refused = {index: why for index, _, why, _ in rows if why is not None}
+    prepared = preparer.prepare(
+        [task for _, task, _, _ in rows], refused=refused, labels=[label for *_, label in rows], start=rows[0][0]
+    )
+    for _ in range(len(prepared.items) + len(prepared.refused)):
+        await room.acquire()
+    for result in prepared.refused.values():
+        outlet.push(result)
+    await asyncio.wrap_future(engine_loop().submit(run.feed(prepared.items)))
+
+
+class AnswerStream:
+    """One answer, piece by piece; iterate it once, then read `.result`.
+
+    Args:
+        make_run: Makes the run that streams.
+        prepared: The one task.
+    """
+
+    def __init__(self, make_run: Callable[[Callable[[str], None]], Run], prepared: Prepared) -> None:
+        self._make_run = make_run
+        self._prepared = prepared
+        self._iterator: AsyncIterator[str] | None = None
+        self.result: Result | None = None
+        """The settled Result, once the last piece was given."""
+
+    def __aiter__(self) -> AsyncIterator[str]:
+        if self._iterator is None:
+            self._iterator = self._pieces()
+        return self._iterator
+
+    async def _pieces(self) -> AsyncIterator[str]:
+        outlet: Outlet[str] = Outlet(asyncio.get_running_loop())
+        run = self._make_run(outlet.push)
+        errand = Errand(engine_loop(), run.execute(self._prepared.items, self._prepared.refused), run.stop)
+        errand.future.add_done_callback(lambda _: outlet.end())
+        given = False
+        try:
+            while (piece := await outlet.get()) is not None:
+                given = True
+                yield piece
+            await errand.wait()
+        finally:
+            errand.stop()
+            await asyncio.wait({asyncio.wrap_future(errand.future)})
+            self.result = run.results[0] if run.results else None
+        assert self.result is not None
+        self.result.raise_for_failure()
+        if not given and self.result.output:  # it came from the ledger
+            yield self.result.output
