@@ -1,0 +1,37 @@
+"""Every test has a home of its own, a clean environment and no way out of this machine."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+_KEEP = ("ORCHESTRAI_TEST_SCALE", "ORCHESTRAI_GGUF")
+_KEYS = ("OPENAI_", "ANTHROPIC_", "GEMINI_", "GOOGLE_")
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep the person's own ledger, keys and settings out of every test."""
+    for name in list(os.environ):
+        if (name.startswith("ORCHESTRAI_") and name not in _KEEP) or name.startswith(_KEYS):
+            monkeypatch.delenv(name)
+    data = tmp_path / "person"
+    monkeypatch.setenv("ORCHESTRAI_DATA_DIR", str(data))
+    return data
+
+
+@pytest.fixture(autouse=True)
+def loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse every connection that would leave this machine."""
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: object) -> None:
+        host = address[0] if isinstance(address, tuple) else None
+        if host is not None and host not in ("127.0.0.1", "::1", "localhost"):
+            raise AssertionError(f"a test tried to reach {host}")
+        connect(self, address)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
