@@ -26,7 +26,8 @@ from orchestrai.list_prices import CLASSES, REQUEST_FEE, Listed
 PriceSource = Literal["override", "genai-prices", "platform"]
 PriceMatch = Literal["exact", "alias", "standard_fallback", "override"]
 
-_ROW_FIELDS: Final = (*CLASSES, "valid_from", "source")
+_UNITS: Final = (*CLASSES, REQUEST_FEE)
+_ROW_FIELDS: Final = (*_UNITS, "valid_from", "source")
 _LEAST, _MOST = Decimal("0.001"), Decimal(1000)  # USD per million tokens; beyond them a unit was mistaken
 _MOST_TOKENS: Final = 1_000_000_000
 _MOST_PICO: Final = 10**18  # a million USD: the bound of DECIMAL(18, 12)
@@ -268,7 +269,8 @@ class PriceList:
         overrides: The table `prices` of the settings: `"provider/model"` → a row or a list of dated rows with
             `input_mtok`, `output_mtok` and, where they differ, `cache_read_mtok`, `cache_write_mtok`,
             `output_reasoning_mtok` [USD per million tokens; text, or a number taken at its shortest decimal form],
-            `valid_from` (first day, UTC) and `source` (a label).
+            `requests_kcount` (a fee beside the tokens) [USD per thousand requests], `valid_from` (first day, UTC)
+            and `source` (a label).
 
     Raises:
         InvalidSettings: A key is unknown, a price is missing or not between $0.001 and $1,000 (0 is allowed).
@@ -299,7 +301,7 @@ class PriceList:
             at: When the request was made; now by default, UTC when it has no zone.
             service_tier: The tier that the reply names; "batch" there means `processing="batch"`.
             processing: "sync" or "batch".
-            own: The platform's own price: one row with the fields of the settings' table. Read once.
+            own: The platform's own price: one row with the fields of the settings' table; empty is none. Read once.
 
         Raises:
             InvalidSettings: `own` is no valid row.
@@ -325,7 +327,7 @@ class PriceList:
         own: Mapping[str, Any] | None,
     ) -> _Daily:
         names = [name for name in dict.fromkeys(models) if name]
-        if own is not None and names:
+        if own and names:
             # The mapping is kept beside its rows, so that its id cannot come to mean another one.
             _, rows = self._own.setdefault(id(own), (own, _dated_rows(own, "price of the platform")))
             if price := _own_price(rows, provider or "", names[0], day, "platform"):
@@ -383,7 +385,7 @@ def _row(table: Any, where: str) -> _Row:
     for name in ("input_mtok", "output_mtok"):
         if name not in table:
             raise InvalidSettings(f"{where}: {name} is missing [USD per million tokens].")
-    units = {name: _unit_price(table[name], f"{where}.{name}") for name in CLASSES if name in table}
+    units = {name: _unit_price(table[name], f"{where}.{name}") for name in _UNITS if name in table}
     label = table.get("source")
     if label is not None and not isinstance(label, str):
         raise InvalidSettings(f"{where}.source: a label is text, not {type(label).__name__}.")
@@ -399,7 +401,7 @@ def _unit_price(value: Any, where: str) -> Decimal:
         raise InvalidSettings(f"{where}: {value!r} is no price.") from None
     if price != 0 and not (price.is_finite() and _LEAST <= price <= _MOST):
         raise InvalidSettings(
-            f"{where}: {value} is not between {_LEAST} and {_MOST} USD per million tokens. "
+            f"{where}: {value} is not between {_LEAST} and {_MOST} USD per million tokens (or thousand requests). "
             "Was it meant per token or per thousand?"
         )
     return price.copy_abs()  # no negative zero; exact in any decimal context

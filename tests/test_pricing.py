@@ -11,6 +11,7 @@ from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
 from fractions import Fraction
 from pathlib import Path
+from types import MappingProxyType
 
 import orjson
 import pytest
@@ -424,6 +425,16 @@ def test_the_platforms_own_price_stands_before_all():
     assert prices.find(None, "m", own=own).cost(usage(5, 0)) == 0
     assert prices.find("vllm", "m").source == "override"
     assert prices.find("vllm", "m", own=dict(own)).unit_prices == found.unit_prices
+
+
+def test_an_empty_own_price_is_none():
+    assert LIST.find("openai", "gpt-4o", at=NOON, own={}).source == "genai-prices"
+    assert LIST.find("vllm", "m", at=NOON, own=MappingProxyType({})) is None
+
+
+def test_ones_own_fee_for_a_request_is_charged_once():
+    price = PriceList().find("p", "m", own=MappingProxyType(ROW | {"requests_kcount": 5}))
+    assert price.cost(usage(0, 0)) == Decimal("0.005")
 
 
 def test_prices_of_many_platforms_are_never_mixed_up():
