@@ -1,0 +1,194 @@
+"""Values as HTML, for the notebook: text and tables that stay readable after saving, sharing and sanitising.
+
+Live notebook output is trusted and runs, so no byte of data becomes markup here: every string goes through
+`_escaped`, and no attribute holds data. Styles are inline because sanitisers drop `<style>`, `class` and `id`.
+Only properties and values stand here that the sanitiser of JupyterLab keeps (packages/apputils/src/sanitizer.ts
+allows hex and rgba, not `var()`), so a shared notebook looks like a live one. Light and dark need no theme
+variables: text takes the colour of its surroundings, muted text is the same at less opacity, lines are
+translucent grey, and the one red has a contrast of 4.3 or more on white and on #111 alike (WCAG 2 formula).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from html import escape
+from typing import TYPE_CHECKING, Final
+
+from orchestrai import text
+
+if TYPE_CHECKING:
+    from orchestrai.result import Result
+    from orchestrai.results.batch_result import BatchResult
+
+_CELL_SHOWN: Final = 120  # characters of a prompt or an answer in a table
+
+_LINE: Final = "1px solid rgba(128,128,128,0.28)"
+_MUTED: Final = "opacity:0.68"
+_FAILED: Final = "#dc3d43"
+_RED: Final = f"color:{_FAILED}"
+_ANSWER: Final = (  # <pre>, so that line breaks survive where styles do not
+    "white-space:pre-wrap;overflow-wrap:break-word;max-height:480px;overflow-y:auto;margin:0;padding:0;border:none;"
+    "background:transparent;font-family:inherit;font-size:13px;line-height:1.5"
+)
+_TABLE: Final = "border-collapse:collapse;width:100%;margin:0;table-layout:auto;font-size:12px;border:none"
+_TD: Final = (
+    f"padding:5px 14px 5px 0;text-align:left;vertical-align:top;border:none;border-bottom:{_LINE};"
+    "background:transparent;white-space:normal;max-width:none"
+)
+_TH: Final = f"{_TD};font-weight:600;{_MUTED}"
+_UNBROKEN: Final = "white-space:nowrap"
+_NUMBER: Final = f"text-align:right;{_UNBROKEN}"
+# After Okabe and Ito's palette for colour-blind readers, neighbours far apart; further platforms are grey.
+_PLATFORM_COLOURS: Final = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#b8a912", "#8a8a8a")
+
+
+def result_block(result: Result) -> str:
+    """Return the answer as text, never as markup, or the failure; below it who, tokens, money and time."""
+    more = ""
+    if result.success:
+        answer, hidden = text.shortened(result.output or "")
+        # An HTML parser drops a line feed right after <pre>, so one is given for it to drop.
+        body = f'<pre dir="auto" style="{_ANSWER}">\n{_escaped(answer)}</pre>'
+        if hidden:
+            more = f'<div style="{_MUTED}">… {text.count(hidden)} more characters in <code>.output</code></div>'
+    else:
+        body = f'<pre style="{_ANSWER};{_RED}">\n{_escaped(text.failure(result))}</pre>'
+    facts = _escaped(" · ".join(text.figures(result)))
+    return _block(
+        f'{body}{more}<div style="margin-top:8px;padding-top:5px;border-top:{_LINE};font-size:12px;{_MUTED}">{facts}</div>'
+    )
+
+
+def batch_block(batch: BatchResult) -> str:
+    """Return a batch at a glance: its sums, who answered how much, its first and last rows, its failures."""
+    return _block(_headline(batch) + _sums(batch) + _platforms(batch) + _rows(batch) + _failures(batch))
+
+
+def _escaped(data: str) -> str:
+    """Return data as text inside an element: printable, and without any character that could open markup."""
+    return escape(text.printable(data))
+
+
+def _block(content: str) -> str:
+    return f'<div style="max-width:1080px;margin:4px 0;font-size:13px;line-height:1.5;text-align:left">{content}</div>'
+
+
+def _headline(batch: BatchResult) -> str:
+    name = f"{_escaped(text.excerpt(batch.name, 60))}: " if batch.name else ""
+    status = f"{batch.status}, " if batch.status != "finished" else ""
+    done = f"{text.count(batch.success_count)} of {text.count(len(batch))} succeeded"
+    rest = "".join(
+        f'<span style="{_MUTED if outcome.endswith(("skipped", "reused")) else _RED}"> · {outcome}</span>'
+        for outcome in text.outcomes(batch)
+    )
+    return f'<div style="margin:0 0 6px 0;font-size:15px"><span style="font-weight:600">{name}{status}{done}</span>{rest}</div>'
+
+
+def _sums(batch: BatchResult) -> str:
+    sums = [
+        ("cost", text.total(r.cost for r in batch)),
+        ("list price", text.list_total(batch)),
+        *([("saved", text.money(batch.saved))] if batch.saved > 0 else []),
+        ("tokens", text.count(batch.total_tokens)),
+        ("time", text.duration(batch.duration_s)),
+    ]
+    return '<div style="margin:0 0 10px 0">' + " ".join(_sum(title, value) for title, value in sums) + "</div>"
+
+
+def _sum(title: str, value: str) -> str:
+    return (
+        '<span style="display:inline-block;margin-right:28px">'
+        f'<span style="display:block;font-size:11px;{_MUTED}">{title} </span>'
+        f'<span style="font-size:15px">{value}</span></span>'
+    )
+
+
+def _platforms(batch: BatchResult) -> str:
+    """Return a bar of answers by platform, and under it the same in words."""
+    by_platform = batch.by_platform
+    if not by_platform:
+        return ""
+    bar, words = [], []
+    for i, (name, results) in enumerate(sorted(by_platform.items(), key=lambda item: -len(item[1]))):
+        colour = _PLATFORM_COLOURS[min(i, len(_PLATFORM_COLOURS) - 1)]
+        answers = sum(r.success for r in results)
+        tiers = ", ".join(sorted({r.tier for r in results if r.tier}))
+        facts = [*([tiers] if tiers else []), text.total(r.cost for r in results)]
+        bar.append(_segment(answers, len(batch), colour))
+        words.append(
+            f'<span style="display:inline-block;margin-right:20px"><span style="color:{colour}">■</span> '
+            f'{_escaped(text.excerpt(name, 40))} <span style="font-weight:600">{text.count(answers)}</span> '
+            f'<span style="{_MUTED}">{_escaped(" · ".join(facts))}</span></span>'
+        )
+    if batch.failure_count:
+        bar.append(_segment(batch.failure_count, len(batch), _FAILED))
+        words.append(
+            f'<span style="display:inline-block"><span style="color:{_FAILED}">■</span> '
+            f'no answer <span style="font-weight:600">{text.count(batch.failure_count)}</span></span>'
+        )
+    return (
+        '<div style="display:flex;height:8px;border-radius:4px;overflow:hidden;margin:0 0 4px 0;'
+        f'background-color:rgba(128,128,128,0.2)">{"".join(bar)}</div>'
+        f'<div style="margin:0 0 10px 0;font-size:12px">{" ".join(words)}</div>'
+    )
+
+
+def _segment(part: int, whole: int, colour: str) -> str:
+    return f'<span style="display:block;width:{100 * part / whole:.2f}%;background-color:{colour}"></span>'
+
+
+def _rows(batch: BatchResult) -> str:
+    if not len(batch):
+        return ""
+    head, between, tail = text.ends(batch)
+    lines = [_row(result, batch) for result in head]
+    if between:
+        lines.append(_line(f'<td colspan="6" style="{_TD};{_MUTED}">… {text.count(between)} more rows</td>'))
+    lines += [_row(result, batch) for result in tail]
+    return _table(("row", "prompt", "answer", "platform", "cost", "time"), lines, numbers=("cost", "time"))
+
+
+def _row(result: Result, batch: BatchResult) -> str:
+    answer = text.excerpt(result.output or "" if result.success else text.failure(result), _CELL_SHOWN)
+    time = "reused" if result.reused else text.duration(result.duration_s) if result.attempts else ""
+    return _line(
+        f'<th scope="row" style="{_TH}">{_escaped(text.place(result, sampled=batch.sampled))}</th>'
+        f'<td style="{_TD};{_MUTED}">{_escaped(text.excerpt(text.prompt_text(result.task.prompt), _CELL_SHOWN))}</td>'
+        f'<td style="{_TD}{"" if result.success else ";" + _RED}">{_escaped(answer)}</td>'
+        f'<td style="{_TD};{_UNBROKEN}">{_escaped(text.excerpt(result.platform or "", 40))}</td>'
+        f'<td style="{_TD};{_NUMBER}">{text.money(result.cost)}</td>'
+        f'<td style="{_TD};{_NUMBER}">{time}</td>'
+    )
+
+
+def _failures(batch: BatchResult) -> str:
+    groups = text.failure_groups(batch)
+    if not groups:
+        return ""
+    lines = [
+        _line(
+            f'<th scope="row" style="{_TH}">{_escaped(kind)}</th>'
+            f'<td style="{_TD};{_NUMBER}">{text.count(size)}</td>'
+            f'<td style="{_TD}">{_escaped(text.place(first, sampled=batch.sampled))}</td>'
+            f'<td style="{_TD};{_UNBROKEN}">{_escaped(text.answered_by(first))}</td>'
+            f'<td style="{_TD}">{_escaped(text.excerpt(text.failure(first), 2 * _CELL_SHOWN))}</td>'
+        )
+        for kind, first, size in groups
+    ]
+    kinds = ", ".join(f"{text.count(size)} {kind}" for kind, _, size in groups)
+    return (
+        f'<details style="margin-top:8px"><summary style="cursor:pointer">Without an answer: {_escaped(kinds)}</summary>'
+        f"{_table(('class', 'tasks', 'first row', 'where', 'what'), lines, numbers=('tasks',))}</details>"
+    )
+
+
+def _table(titles: Iterable[str], lines: Iterable[str], *, numbers: Iterable[str] = ()) -> str:
+    aligned = frozenset(numbers)
+    head = "".join(
+        f'<th scope="col" style="{_TH};{_NUMBER if title in aligned else _UNBROKEN}">{title}</th>' for title in titles
+    )
+    return f'<table style="{_TABLE}"><thead>{_line(head)}</thead><tbody>{"".join(lines)}</tbody></table>'
+
+
+def _line(cells: str) -> str:
+    return f'<tr style="background:transparent">{cells}</tr>'
