@@ -155,12 +155,15 @@ class _Call:
                 raise InvalidInput(f"unknown option {name!r}.{nearest(name, TASK_OPTIONS)}")
         self.prompt = prompt
         self.missing = missing
-        self.options = {name: value for name, value in options.items() if value is not None}
-        if not isinstance(self.options.get("tags", {}), Mapping):
-            raise InvalidInput(f"tags is a dict of labels, not {type(self.options['tags']).__name__}.")
-        # Made once for its checks: an impossible value is an error of the call, not one of each row.
-        if reason := _unsendable(Task("-", **self.options)):
+        given = {name: value for name, value in options.items() if value is not None}
+        if not isinstance(given.get("tags", {}), Mapping):
+            raise InvalidInput(f"tags is a dict of labels, not {type(given['tags']).__name__}.")
+        # Made once for its checks (an impossible value is an error of the call, not one of each row) and for its
+        # tuples (an iterator of files would be empty after the first row).
+        checked = Task("-", **given)
+        if reason := _unsendable(checked):
             raise InvalidInput(_sentence(reason))
+        self.options = {name: getattr(checked, name) for name in given}
 
     def intake_rows(
         self, rows: Rows, *, labels: Sequence[Any] | None = None, frame: pd.DataFrame | None = None

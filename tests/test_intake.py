@@ -54,6 +54,13 @@ def test_strings_conversations_tasks_and_dicts_may_be_mixed():
     assert own == Task("own", model="big", tags={"a": "task", "b": "task"}, files=())
 
 
+def test_an_iterator_among_the_options_serves_every_row():
+    options = {"files": (name for name in ("{a}.txt", "b.txt")), "platform": iter(["one", "two"])}
+    intake = take([{"a": 1}, {"a": 2}], prompt="{a}", options=options)
+    assert [task.files for task in intake.tasks] == [("1.txt", "b.txt"), ("2.txt", "b.txt")]
+    assert [task.platform for task in intake.tasks] == [("one", "two")] * 2
+
+
 def test_a_task_that_needs_nothing_of_the_call_is_the_same_object():
     task = Task("x", model="m")
     assert take([task], options={"model": "other"}).tasks[0] is task
