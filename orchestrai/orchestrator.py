@@ -422,9 +422,10 @@ class Orchestrator:
             return list(await self.batch(tasks, reuse=reuse))
 
         def finish() -> BatchResult:
+            so_far = run.results or [prepared.refused.get(i) for i in range(len(waiting) + len(prepared.refused))]
             results = [
                 result if result is not None else _unfinished(waiting[position])
-                for position, result in enumerate(run.results or [None] * (len(waiting) + len(prepared.refused)))
+                for position, result in enumerate(so_far)
             ]
             return BatchResult(
                 results,
