@@ -190,7 +190,7 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
     for secret in secrets:
         if len(secret) >= 4:
             text = text.replace(secret, "[key]")
-    text = _SECRETS.sub("[key]", text)
+    text = _SECRETS.sub("[key]", text).encode("utf-8", "replace").decode("utf-8")
     return text if len(text) <= _LONGEST_MESSAGE else text[: _LONGEST_MESSAGE - 1] + "…"
 
 

@@ -11,22 +11,21 @@ there for good.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
 from orchestrai import tokens
-from orchestrai.engine.item import ZERO, Item, Work
+from orchestrai.engine.item import Item, Work
 from orchestrai.errors import InvalidInput, PlatformError
 from orchestrai.ids import new_id, now_us
 from orchestrai.ledger.rows import AttemptRow, Payload, SendRow
 from orchestrai.ledger.writer import Grant
 from orchestrai.messages import Message, canonical, lone_surrogate, messages_of
 from orchestrai.platforms.protocol import Reply, Request
-from orchestrai.pricing import Price, to_pico
+from orchestrai.pricing import Price
 from orchestrai.result import NO_USAGE
+from orchestrai.routing.offers import price_of
 from orchestrai.schemas import InvalidAnswer
 from orchestrai.task import Task, attached
 
@@ -40,7 +39,6 @@ _MOST_TOKENS: Final = 10**12  # a count above it is an error of the reply, and w
 async def attempt(run: Run, item: Item) -> None:
     """Make the next attempt of a task and record it, then settle the task, or put it back in the queue."""
     work = item.work or run.begin(item)
-    offer = item.offer
     attempt_id = new_id()
     try:
         request = _request(item, work, attempt_id)
@@ -48,7 +46,7 @@ async def attempt(run: Run, item: Item) -> None:
         run.settle_failure(item, "input", str(error))
         return
     started_at = now_us()
-    payloads = run.texts_of(work) if work.attempts == 0 else ()
+    payloads = _texts(item.task, work, run) if work.attempts == 0 and run.options.keep_texts else ()
     grant = await run.journal.open(
         _send_row(run, item, work, request, started_at), run.claim(item), item.since, payloads
     )
@@ -60,21 +58,11 @@ async def attempt(run: Run, item: Item) -> None:
     started = loop.time()
     if work.began is None:
         work.began = started
-    reply: Reply | None = None
-    error: PlatformError | None = None
     try:
-        async with asyncio.timeout(request.timeout_s):
-            reply = await (offer.platform.send(request) if run.on_piece is None else _streamed(run, item, request))
-        _check(reply)
-    except TimeoutError:
-        error = PlatformError("timeout", f"no answer within {request.timeout_s:g} s", may_be_billed=True)
-    except PlatformError as failed:
-        reply, error = None, failed
+        reply, error = await _answer(run, item, request)
     except asyncio.CancelledError:
         _record(run, item, work, attempt_id, loop.time() - started, None, _CANCELLED, final=False)
         raise
-    except Exception as bug:  # noqa: BLE001 - a fault in an adapter, perhaps a third party's, fails its task alone
-        error = PlatformError("reply", f"the adapter failed: {type(bug).__name__}: {bug}", may_be_billed=True)
     parsed: Any = None
     invalid: InvalidAnswer | None = None
     if reply is not None and item.schema is not None:
@@ -92,6 +80,28 @@ async def attempt(run: Run, item: Item) -> None:
         run.later(item, wait_s)
     else:
         _record(run, item, work, attempt_id, latency_s, reply, error, final=True)
+
+
+async def _answer(run: Run, item: Item, request: Request) -> tuple[Reply | None, PlatformError | None]:
+    """Send the request once, within its wall clock; return the reply, or why there is none."""
+    platform, clock = item.offer.platform, run.engine.clock
+    deadline = clock.start(request.timeout_s)
+    overrun = False
+    try:
+        try:
+            reply = await (platform.send(request) if run.on_piece is None else _streamed(run, item, request))
+            _check(reply)
+        finally:
+            overrun = clock.end(deadline)
+    except PlatformError as failed:
+        return None, failed
+    except asyncio.CancelledError:
+        if not overrun:
+            raise
+        return None, PlatformError("timeout", f"no answer within {request.timeout_s:g} s", may_be_billed=True)
+    except Exception as bug:  # noqa: BLE001 - a fault in an adapter, perhaps a third party's, fails its task alone
+        return None, PlatformError("reply", f"the adapter failed: {type(bug).__name__}: {bug}", may_be_billed=True)
+    return reply, None
 
 
 async def _streamed(run: Run, item: Item, request: Request) -> Reply:
@@ -211,6 +221,7 @@ def _send_row(run: Run, item: Item, work: Work, request: Request, started_at: in
         platform.provider,
         platform.tier,
         offer.model,
+        1 if platform.demo else None,
         platform.account,
         platform.address,
         "sync",
@@ -219,13 +230,12 @@ def _send_row(run: Run, item: Item, work: Work, request: Request, started_at: in
         tokens.quick(task.prompt) if isinstance(task.prompt, str) else None,
         task.max_tokens,
         None,
-        work.prompt.digest,
-        work.system.digest if work.system is not None else None,
+        run.system_digest(task.system),
         task.chain,
         None,
         None,
-        work.task_id,
-        0,
+        None,
+        None,
         task.type,
         task.priority,
         orjson.dumps(task.tags).decode() if task.tags else None,
@@ -256,16 +266,14 @@ def _record(
     seen: Reply | None = reply or (error.reply if error is not None else None)
     usage = seen.usage if seen is not None else NO_USAGE
     price = _price(run, item, seen)
-    list_cost = price.cost(usage) if price is not None else None
-    cost: Decimal | None
-    if offer.tier != _PAID:
-        cost, cost_source = ZERO, "zero"
-    elif error is not None and not error.may_be_billed:
-        cost, list_cost, cost_source = ZERO, ZERO, "zero"
+    list_cost = price.pico(usage) if price is not None else None
+    cost: int | None
+    if offer.tier != _PAID or (error is not None and not error.may_be_billed):
+        cost, cost_source = 0, "zero"
     else:
         cost, cost_source = list_cost, "unknown" if list_cost is None else "computed"
     if error is not None and not error.may_be_billed:
-        list_cost = ZERO
+        list_cost = 0
     work.usage = work.usage + usage
     work.cost = None if work.cost is None or cost is None else work.cost + cost
     work.list_cost = None if work.list_cost is None or list_cost is None else work.list_cost + list_cost
@@ -274,8 +282,6 @@ def _record(
         work.answered_at, work.answer_attempt_id = now, attempt_id
     cancelled = error is _CANCELLED
     limits = seen.rate_limits if seen is not None else None
-    text = reply.text if error is None and reply is not None else None
-    answer = hashlib.sha256(text.encode("utf-8")).digest() if text is not None else None
     row = AttemptRow(
         attempt_id=attempt_id,
         task_id=work.task_id,
@@ -295,8 +301,8 @@ def _record(
         reasoning_tokens=usage.reasoning_tokens,
         usage_source=usage.source,
         usage_raw=_json(seen.usage_raw) if seen is not None and seen.usage_raw else None,
-        cost=to_pico(cost),
-        list_cost=to_pico(list_cost),
+        cost=cost,
+        list_cost=list_cost,
         cost_source=cost_source,
         price_id=price.price_id if price is not None else None,
         price_match=price.match if price is not None else None,
@@ -311,7 +317,6 @@ def _record(
         request_id=(seen.request_id if seen is not None else None) or (error.request_id if error else None),
         rl_requests_left=limits.requests_left if limits is not None else None,
         rl_tokens_left=limits.tokens_left if limits is not None else None,
-        answer_digest=answer,
     )
     if price is not None:
         run.note_price(price)
@@ -319,9 +324,7 @@ def _record(
         run.record(row, latency_s)
     elif error is None:
         assert reply is not None
-        assert text is not None
-        assert answer is not None
-        run.settle_success(item, row, latency_s, reply, parsed, Payload(answer, "answer", text))
+        run.settle_success(item, row, latency_s, reply, parsed)
     else:
         run.settle_failure(item, error.kind, str(error), row, latency_s, seen)
 
@@ -331,20 +334,18 @@ def _price(run: Run, item: Item, seen: Reply | None) -> Price | None:
     offer = item.offer
     if seen is None or (seen.service_tier in (None, "default", "standard") and seen.model in (None, offer.model)):
         return offer.price
-    platform = offer.platform
-    own = getattr(platform, "price", None)
-    priced = run.prices.find(platform.provider, seen.model or offer.model, service_tier=seen.service_tier, own=own)
-    return priced or run.prices.find(platform.provider, offer.model, service_tier=seen.service_tier, own=own)
+    return price_of(run.prices, offer.platform, seen.model or offer.model, offer.model, seen.service_tier)
 
 
-def prompt_payload(task: Task) -> Payload:
+def _texts(task: Task, work: Work, run: Run) -> tuple[Payload, ...]:
     """Return what the ledger keeps of a prompt: its text, or its messages as JSON with files by their digest."""
     if isinstance(task.prompt, str) and not task.files:
-        text, kind = task.prompt, "prompt"
+        prompt = Payload(work.task_id, "prompt", task.prompt)
     else:
         messages = _with_parts(messages_of(task.prompt), attached(task)) if task.files else task.prompt
-        text, kind = orjson.dumps(canonical(messages)).decode(), "messages"
-    return Payload(hashlib.sha256(text.encode("utf-8")).digest(), kind, text)
+        prompt = Payload(work.task_id, "messages", orjson.dumps(canonical(messages)).decode())
+    digest = run.system_digest(task.system)
+    return (prompt,) if digest is None or task.system is None else (prompt, Payload(digest, "system", task.system))
 
 
 def _why_invalid(wrong: InvalidAnswer, reply: Reply) -> str:

@@ -14,14 +14,16 @@ import random
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from functools import partial
 from typing import Any, Final, Literal
 
 import orjson
 
-from orchestrai.engine.attempt import attempt, prompt_payload
+from orchestrai.engine.attempt import attempt
 from orchestrai.engine.engine import Engine
-from orchestrai.engine.item import ZERO, Item, Work
+from orchestrai.engine.item import Item, Work
+from orchestrai.engine.lane import Lane
 from orchestrai.engine.progress import Progress
 from orchestrai.engine.reuse import reused_result, usable
 from orchestrai.errors import ErrorClass, LedgerError
@@ -33,13 +35,14 @@ from orchestrai.ledger.rows import AttemptRow, Payload, TaskRow
 from orchestrai.ledger.writer import Settling
 from orchestrai.limits.retry import RetryPolicy
 from orchestrai.platforms.protocol import Reply
-from orchestrai.pricing import Price, PriceList, to_pico
+from orchestrai.pricing import Price, PriceList, from_pico
 from orchestrai.result import NO_USAGE, Result
 from orchestrai.text import excerpt
 
 RunStatus = Literal["running", "finished", "cancelled", "stopped"]
 
 _DEFAULT_PRIORITY: Final = 5
+_NO_COST: Final = Decimal(0)
 _NOTHING: Final[Mapping[int, Result]] = {}
 _HELD_FIRST_S: Final = 0.05  # first look at a task that somebody else is working on
 _HELD_MOST_S: Final = 1.0  # and the longest pause between looks
@@ -112,6 +115,7 @@ class Run:
         self.first_failure: Result | None = None
         self._on_result = on_result
         self._queues: dict[str, deque[Item]] = {}
+        self._lanes: dict[str, Lane] = {}
         self._workers: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._timers: set[asyncio.TimerHandle] = set()
@@ -120,6 +124,7 @@ class Run:
         self._primaries: dict[bytes, Item] = {}  # by key; equal tasks join the first
         self._held: dict[bytes, Item] = {}  # by claim; somebody else works on them
         self._noted: set[str] = set()  # price ids already written
+        self._systems: dict[str, str] = {}  # digests of system prompts
         self._resumed: str | None = None  # id of the unfinished batch that this call continues
         self._open_input = True
         self._group: asyncio.TaskGroup | None = None
@@ -280,9 +285,10 @@ class Run:
         if queue is None:
             queue = self._queues[name] = deque()
             self._workers[name] = 0
+            lane = self._lanes[name] = self.engine.lane(item.offer.platform)
             ceiling = self.options.concurrency
             if ceiling is not None and item.offer.platform.transport == "api":
-                self.engine.lane(item.offer.platform).widen(ceiling)
+                lane.widen(ceiling)
         queue.append(item)
 
     def _pump_all(self) -> None:
@@ -294,7 +300,7 @@ class Run:
         group, queue = self._group, self._queues[name]
         if group is None or not queue or self.status != "running":
             return
-        lane = self.engine.lane(queue[0].offer.platform)
+        lane = self._lanes[name]
         wanted = min(len(queue), lane.limit - self._workers[name])
         if self.options.concurrency is not None:
             wanted = min(wanted, self.options.concurrency - sum(self._workers.values()))
@@ -309,11 +315,10 @@ class Run:
 
     async def _work(self, name: str) -> None:
         """Take tasks from one platform's queue until it is empty."""
-        queue = self._queues[name]
+        queue, lane = self._queues[name], self._lanes[name]
         progress = self.progress
         try:
             while queue and self.status == "running":
-                lane = self.engine.lane(queue[0].offer.platform)
                 await lane.acquire()
                 try:
                     if not queue:
@@ -328,6 +333,9 @@ class Run:
                     lane.release()
         except LedgerError as error:
             self._break(error)
+        except BaseException:
+            self.stop()  # a fault of ours, or the end of the call: start no more workers
+            raise
         finally:
             self._workers[name] -= 1
             if not self._workers[name]:  # another platform may now have the places of this one
@@ -387,21 +395,17 @@ class Run:
 
     def begin(self, item: Item) -> Work:
         """Start the record of a task whose turn has come."""
-        task = item.task
-        system = task.system
-        item.work = Work(
-            now_us(),
-            prompt_payload(task),
-            Payload(hashlib.sha256(system.encode("utf-8")).digest(), "system", system) if system else None,
-            repairs_left=self.options.repair_attempts,
-        )
+        item.work = Work(now_us(), repairs_left=self.options.repair_attempts)
         return item.work
 
-    def texts_of(self, work: Work) -> tuple[Payload, ...]:
-        """Return the texts to keep of a task's prompt."""
-        if not self.options.keep_texts:
-            return ()
-        return (work.prompt,) if work.system is None else (work.prompt, work.system)
+    def system_digest(self, system: str | None) -> str | None:
+        """Return the digest under which a system prompt is kept; computed once for each."""
+        if not system:
+            return None
+        known = self._systems.get(system)
+        if known is None:
+            known = self._systems[system] = hashlib.sha256(system.encode("utf-8")).hexdigest()
+        return known
 
     def note_price(self, price: Price) -> None:
         """Keep the price vector that attempts were priced with, once."""
@@ -423,15 +427,13 @@ class Run:
         """Record an attempt that does not settle its task."""
         self.journal.settle(Settling(row, None, None, (), None), latency_s)
 
-    def settle_success(
-        self, item: Item, row: AttemptRow, latency_s: float, reply: Reply, parsed: Any, answer: Payload
-    ) -> None:
+    def settle_success(self, item: Item, row: AttemptRow, latency_s: float, reply: Reply, parsed: Any) -> None:
         """Settle a task with an answer; it is published once it is durable."""
         output = reply.text if item.schema is None else item.schema.output(parsed, reply.text)
         model = reply.model or item.offer.model
         result = self._result(item, "succeeded", output=output, parsed=parsed, model=model, reply=reply)
-        payloads = (answer,) if self.options.keep_texts else ()
-        self._settle(item, result, row, latency_s, payloads, answer.digest)
+        payloads = (Payload(row.attempt_id, "answer", reply.text),) if self.options.keep_texts else ()
+        self._settle(item, result, row, latency_s, payloads)
 
     def settle_failure(
         self,
@@ -444,7 +446,7 @@ class Run:
     ) -> None:
         """Settle a task without an answer."""
         result = self._result(item, "failed", error=error, error_class=error_class, reply=reply)
-        self._settle(item, result, row, latency_s, (), None)
+        self._settle(item, result, row, latency_s)
 
     def _settle_cancelled(self, item: Item) -> None:
         result = self._result(item, "cancelled", error="cancelled", error_class="cancelled")
@@ -452,7 +454,7 @@ class Run:
             self._unsettled.pop(item.position, None)
             self._publish(item.position, result)
         else:
-            self._settle(item, result, None, None, (), None)
+            self._settle(item, result, None, None)
 
     def _result(
         self,
@@ -480,8 +482,8 @@ class Run:
             model,
             offer.tier if offer is not None and work is not None else None,
             work.usage if work is not None else NO_USAGE,
-            work.cost if work is not None else ZERO,
-            work.list_cost if work is not None else ZERO,
+            _usd(work.cost) if work is not None else _NO_COST,
+            _usd(work.list_cost) if work is not None else _NO_COST,
             self.engine.loop.loop.time() - began if began is not None else 0.0,
             work.attempts if work is not None else 0,
             reused=False,
@@ -500,46 +502,41 @@ class Run:
         result: Result,
         row: AttemptRow | None,
         latency_s: float | None,
-        payloads: tuple[Payload, ...],
-        digest: bytes | None,
+        payloads: tuple[Payload, ...] = (),
     ) -> None:
         """Write commit 2 of a task, and of the equal tasks that take its answer."""
         self._leave(item)
-        task = self._task_row(item, result, digest)
+        assert item.work is not None
+        answer_id = item.work.answer_attempt_id
+        task = self._task_row(item, result, answer_id)
         self._unpublished += 1
         published = partial(self._published, item.position, result)
         self.journal.settle(Settling(row, task, self.claim(item), payloads, published), latency_s)
+        self._settle_copies(item, result, answer_id, item.work.task_id)
+
+    def _settle_copies(self, item: Item, result: Result, answer_id: str | None, source: str) -> None:
+        """Give the equal tasks the outcome of the one that was asked."""
         for copy in item.copies or ():
-            self._leave(copy)
-            self._settle_copy(copy, result, digest)
+            self._settle_as(copy, result, answer_id, source)
         item.copies = None
 
-    def _settle_copy(self, copy: Item, result: Result, digest: bytes | None) -> None:
-        """Give an equal task the outcome of the one that was asked."""
-        work = self.begin(copy)
-        shared = reused_result(copy, result, self.batch_id, work.task_id)
-        row = self._task_row(copy, shared, digest, reused_from=result.task_id)
+    def _settle_as(self, item: Item, found: Result, answer_id: str | None, source: str) -> None:
+        """Settle a task with the outcome of another, equal one."""
+        work = self.begin(item)
+        result = reused_result(item, found, self.batch_id, work.task_id)
+        self._leave(item)
+        row = self._task_row(item, result, answer_id, reused_from=source)
         self._unpublished += 1
-        self.journal.settle(Settling(None, row, None, (), partial(self._published, copy.position, shared)))
+        self.journal.settle(Settling(None, row, None, (), partial(self._published, item.position, result)))
 
     def _reuse(self, item: Item, answers: list[StoredAnswer] | None) -> bool:
         """Settle a task with an answer of the ledger, if one may be reused."""
         for answer in answers or ():
             found = usable(answer, item, self.options.only_model)
-            if found is None:
-                continue
-            work = self.begin(item)
-            result = reused_result(item, found, self.batch_id, work.task_id)
-            self._leave(item)
-            row = self._task_row(item, result, answer.answer_digest, reused_from=answer.task_id)
-            self._unpublished += 1
-            payloads = self.texts_of(work)
-            self.journal.settle(Settling(None, row, None, payloads, partial(self._published, item.position, result)))
-            for copy in item.copies or ():
-                self._leave(copy)
-                self._settle_copy(copy, result, answer.answer_digest)
-            item.copies = None
-            return True
+            if found is not None:
+                self._settle_as(item, found, answer.attempt_id, answer.task_id)
+                self._settle_copies(item, found, answer.attempt_id, answer.task_id)
+                return True
         return False
 
     def _leave(self, item: Item) -> None:
@@ -547,10 +544,9 @@ class Run:
         if self._primaries.get(item.key) is item and self._on_result is not None:
             del self._primaries[item.key]  # a lazy call forgets what is done; a repeat is found in the ledger
 
-    def _task_row(self, item: Item, result: Result, digest: bytes | None, reused_from: str | None = None) -> TaskRow:
-        task, work, usage = item.task, item.work, result.usage
+    def _task_row(self, item: Item, result: Result, answer_id: str | None, reused_from: str | None = None) -> TaskRow:
+        task, work = item.task, item.work
         assert work is not None
-        asked = item.offer if item.route.offers else None
         return TaskRow(
             work.task_id,
             self.batch_id,
@@ -561,35 +557,19 @@ class Run:
             result.error_class,
             excerpt(result.error, 500) if result.error else None,
             result.attempts,
-            work.answer_attempt_id,
+            answer_id,
             reused_from,
-            result.platform,
-            result.model,
-            asked.model if asked is not None and reused_from is None else None,
-            result.tier,
-            int(asked is not None and reused_from is None and asked.platform.demo),
-            to_pico(result.cost),
-            to_pico(result.list_cost),
-            usage.input_tokens,
-            usage.cache_read_tokens,
-            usage.cache_write_tokens,
-            usage.output_tokens,
-            usage.reasoning_tokens,
-            usage.source,
-            result.finish_reason,
-            digest,
-            work.prompt.digest,
-            work.system.digest if work.system is not None else None,
+            work.cost,
+            work.list_cost,
             task.chain,
             None,
             None,
-            work.task_id,
-            0,
+            None,
+            None,
             task.type,
             task.priority,
             orjson.dumps(task.tags).decode() if task.tags else None,
             work.queued_at,
-            result.answered_at,
             now_us(),
             result.duration_s * 1000,
         )
@@ -620,6 +600,10 @@ class Run:
         if self.error is None:
             self.error = error
         self.stop("stopped")
+
+
+def _usd(pico: int | None) -> Decimal | None:
+    return _NO_COST if pico == 0 else from_pico(pico)  # most are 0, and share one object
 
 
 def _look(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from orchestrai.engine.lane import Lane
 from orchestrai.engine.loop import EngineLoop, engine_loop
+from orchestrai.engine.wall_clock import WallClock
 from orchestrai.ledger.ledger import Ledger
 from orchestrai.ledger.writer import Journal
 from orchestrai.platforms.protocol import Platform
@@ -30,6 +31,7 @@ class Engine:
         self.ledger = Ledger(folder, lib_version)
         self.lib_version = lib_version
         self._lanes: dict[tuple[str, str | None, str | None], Lane] = {}
+        self.clock = WallClock(self.loop.loop)
         self.journal = self.loop.submit(self._attach()).result()
 
     async def _attach(self) -> Journal:

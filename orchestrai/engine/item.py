@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from decimal import Decimal
-from typing import Any, Final
+from typing import Any
 
 from orchestrai.ids import new_id
-from orchestrai.ledger.rows import Payload
 from orchestrai.messages import Message
 from orchestrai.result import NO_USAGE, Usage
 from orchestrai.routing.offers import Offer, Route
 from orchestrai.schemas import AnswerSchema
 from orchestrai.task import Task
-
-ZERO: Final = Decimal(0)
 
 
 @dataclass(slots=True, eq=False)
@@ -22,14 +18,12 @@ class Work:
     """What is only known of an item that has begun: its identity in the ledger, its attempts, its money."""
 
     queued_at: int  # [µs]
-    prompt: Payload  # what the ledger keeps of the prompt
-    system: Payload | None = None
     task_id: str = field(default_factory=new_id)
     attempts: int = 0
     kind: str = "first"  # of the next attempt: first, retry, repair
     usage: Usage = NO_USAGE
-    cost: Decimal | None = ZERO  # None once an attempt's cost is unknown
-    list_cost: Decimal | None = ZERO
+    cost: int | None = 0  # [pico-USD]; None once an attempt's cost is unknown
+    list_cost: int | None = 0
     began: float | None = None  # loop time of the first attempt [s]
     backoff_s: float = 0.0
     repairs_left: int = 1

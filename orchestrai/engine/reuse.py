@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from decimal import Decimal
 
-from orchestrai.engine.item import ZERO, Item
+from orchestrai.engine.item import Item
 from orchestrai.ledger.queries import StoredAnswer
 from orchestrai.pricing import from_pico
 from orchestrai.result import Result, Usage
@@ -40,7 +41,7 @@ def usable(answer: StoredAnswer, item: Item, only_model: str | None) -> Result |
         answer.cache_write_tokens,
         answer.output_tokens,
         answer.reasoning_tokens,
-        answer.usage_source,  # type: ignore[arg-type]  # written by TaskRow from a Usage
+        answer.usage_source,  # type: ignore[arg-type]  # written by AttemptRow from a Usage
     )
     return Result(
         task,
@@ -49,8 +50,8 @@ def usable(answer: StoredAnswer, item: Item, only_model: str | None) -> Result |
         "succeeded",
         finish_reason=answer.finish_reason,
         platform=answer.platform,
-        model=answer.model,
-        tier=answer.tier,  # type: ignore[arg-type]  # written by TaskRow from a Result
+        model=answer.model or answer.model_requested,
+        tier=answer.tier,  # type: ignore[arg-type]  # written by SendRow from a platform
         usage=usage,
         list_cost=from_pico(answer.list_cost),
         answered_at=answer.answered_at,
@@ -63,7 +64,7 @@ def reused_result(item: Item, found: Result, batch_id: str, task_id: str) -> Res
     return replace(
         found,
         task=item.task,
-        cost=ZERO,
+        cost=Decimal(0),
         duration_s=0.0,
         attempts=0,
         reused=found.success,

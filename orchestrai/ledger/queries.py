@@ -11,19 +11,26 @@ T = TypeVar("T")
 _CHUNK: Final = 500  # keys per statement, below SQLite's limit of 999 parameters in old builds
 
 
+_ANSWERS: Final = """
+SELECT t.key, t.task_id, a.list_cost, a.attempt_id, a.model_used, a.input_tokens, a.cache_read_tokens,
+       a.cache_write_tokens, a.output_tokens, a.reasoning_tokens, a.usage_source, a.finish_reason, a.finished_at,
+       s.platform, s.model_requested, s.tier, s.demo, p.text
+FROM tasks t
+JOIN attempts a ON a.attempt_id = t.answer_attempt_id
+JOIN sends s ON s.attempt_id = t.answer_attempt_id
+JOIN payloads p ON p.ref = t.answer_attempt_id AND p.kind = 'answer'
+WHERE t.status = 'succeeded' AND t.reused_from IS NULL AND a.finish_reason IS NOT 'length'
+"""
+
+
 class StoredAnswer(NamedTuple):
     """An answer in the ledger, with what decides whether it may be reused."""
 
     key: bytes
-    seq: int
     task_id: str
-    batch_id: str
-    platform: str | None
-    model: str | None
-    model_requested: str | None
-    tier: str | None
-    demo: bool
     list_cost: int | None
+    attempt_id: str
+    model: str | None
     input_tokens: int | None
     cache_read_tokens: int | None
     cache_write_tokens: int | None
@@ -31,9 +38,11 @@ class StoredAnswer(NamedTuple):
     reasoning_tokens: int | None
     usage_source: str
     finish_reason: str | None
-    answered_at: int | None
-    answer_digest: bytes | None
-    answer_attempt_id: str | None
+    answered_at: int
+    platform: str
+    model_requested: str
+    tier: str
+    demo: int | None
     text: str
 
 
@@ -62,14 +71,11 @@ def find_answers(
         keys: Task keys.
         batch_id: Take answers of this batch alone.
     """
-    columns = ", ".join(f"t.{name}" for name in StoredAnswer._fields[:-1])
     found: dict[bytes, list[StoredAnswer]] = {}
     for chunk in _chunks(keys):
+        where = f"t.key IN ({_marks(chunk)}){' AND t.batch_id = ?' if batch_id else ''}"
         rows = connection.execute(
-            f"SELECT {columns}, p.text FROM tasks t JOIN payloads p ON p.digest = t.answer_digest "  # noqa: S608 - names from this file
-            f"WHERE t.key IN ({_marks(chunk)}) AND t.status = 'succeeded' AND t.reused_from IS NULL "
-            f"AND t.finish_reason IS NOT 'length' {'AND t.batch_id = ?' if batch_id else ''} ORDER BY t.seq DESC",
-            [*chunk, batch_id] if batch_id else chunk,
+            f"{_ANSWERS} AND {where} ORDER BY t.seq DESC", [*chunk, batch_id] if batch_id else chunk
         )
         for row in rows:
             found.setdefault(row[0], []).append(StoredAnswer(*row))

@@ -25,6 +25,7 @@ class SendRow(NamedTuple):
     provider: str
     tier: str
     model_requested: str
+    demo: int | None  # 1 for the embedded demo model
     account: str | None
     server_address: str | None
     processing: str
@@ -33,8 +34,7 @@ class SendRow(NamedTuple):
     est_input_tokens: int | None
     est_output_tokens: int | None
     est_cost: int | None
-    prompt_digest: bytes | None
-    system_digest: bytes | None
+    system_digest: str | None
     chain_id: str | None
     chain_step: int | None
     parent_task_id: str | None
@@ -86,11 +86,10 @@ class AttemptRow(NamedTuple):
     request_id: str | None = None
     rl_requests_left: int | None = None
     rl_tokens_left: int | None = None
-    answer_digest: bytes | None = None
 
 
 class TaskRow(NamedTuple):
-    """How one task of a call was settled."""
+    """How one task of a call was settled; its answer is the attempt it names."""
 
     task_id: str
     batch_id: str
@@ -103,23 +102,8 @@ class TaskRow(NamedTuple):
     attempts: int
     answer_attempt_id: str | None
     reused_from: str | None  # task_id of the task whose answer was reused
-    platform: str | None
-    model: str | None
-    model_requested: str | None
-    tier: str | None
-    demo: int
     cost: int | None
     list_cost: int | None
-    input_tokens: int | None
-    cache_read_tokens: int | None
-    cache_write_tokens: int | None
-    output_tokens: int | None
-    reasoning_tokens: int | None
-    usage_source: str
-    finish_reason: str | None
-    answer_digest: bytes | None
-    prompt_digest: bytes | None
-    system_digest: bytes | None
     chain_id: str | None
     chain_step: int | None
     parent_task_id: str | None
@@ -129,15 +113,14 @@ class TaskRow(NamedTuple):
     priority: int | None
     tags: str | None
     queued_at: int
-    answered_at: int | None
     settled_at: int
     duration_ms: float | None
 
 
 class Payload(NamedTuple):
-    """A text that is kept once, under the SHA-256 of its UTF-8."""
+    """A text that is kept once."""
 
-    digest: bytes
+    ref: str  # task_id of a prompt, attempt_id of an answer, SHA-256 in hex of a system prompt
     kind: str  # prompt, messages (JSON), system, answer
     text: str
 

@@ -6,8 +6,10 @@ Times are UTC [µs since 1970]; money is in pico-dollars [10^-12 USD]; NULL mean
     batches    one row per call: what was asked, when, by which process
     sends      one row per request, committed before it leaves           (commit 1 of an attempt)
     attempts   one row per request, committed before its result is shown (commit 2 of an attempt)
-    tasks      one row per task of a call, once it is settled
-    payloads   texts of prompts and answers, each kept once
+    tasks      one row per task of a call, once it is settled; an answer is the attempt it names, its own or the one
+               it was reused from
+    payloads   texts: of a prompt under its task's id, of an answer under its attempt's, of a system prompt, which
+               many tasks share, under its digest (ids grow with time, so that rows are added at the end of an index)
     prices     one row per distinct price vector an attempt was priced with
     claims     tasks somebody is working on; a row that stays behind names an attempt in doubt
     owners     the processes that work, or worked, on this ledger
@@ -45,9 +47,9 @@ CREATE TABLE sends (
     seq INTEGER PRIMARY KEY, attempt_id TEXT NOT NULL UNIQUE, task_id TEXT NOT NULL, attempt_no INTEGER NOT NULL,
     attempt_kind TEXT NOT NULL, batch_id TEXT NOT NULL, task_index INTEGER NOT NULL, sample INTEGER NOT NULL,
     key BLOB NOT NULL, platform TEXT NOT NULL, transport TEXT NOT NULL, provider TEXT NOT NULL, tier TEXT NOT NULL,
-    model_requested TEXT NOT NULL, account TEXT, server_address TEXT, processing TEXT NOT NULL,
+    model_requested TEXT NOT NULL, demo INTEGER, account TEXT, server_address TEXT, processing TEXT NOT NULL,
     route_reason TEXT, route_rank INTEGER, est_input_tokens INTEGER, est_output_tokens INTEGER, est_cost INTEGER,
-    prompt_digest BLOB, system_digest BLOB, chain_id TEXT, chain_step INTEGER, parent_task_id TEXT,
+    system_digest TEXT, chain_id TEXT, chain_step INTEGER, parent_task_id TEXT,
     root_task_id TEXT, depth INTEGER, task_type TEXT, priority INTEGER, tags TEXT, queued_at INTEGER NOT NULL,
     started_at INTEGER NOT NULL, throttle_ms REAL, backoff_ms REAL
 );
@@ -60,23 +62,19 @@ CREATE TABLE attempts (
     usage_raw TEXT, cost INTEGER, list_cost INTEGER, cost_source TEXT NOT NULL, price_id TEXT, price_match TEXT,
     finished_at INTEGER NOT NULL, duration_ms REAL, queue_ms REAL, ttft_ms REAL, streamed INTEGER NOT NULL,
     finish_reason TEXT, schema_valid INTEGER, response_id TEXT, request_id TEXT, rl_requests_left INTEGER,
-    rl_tokens_left INTEGER, answer_digest BLOB
+    rl_tokens_left INTEGER
 );
 
 CREATE TABLE tasks (
     seq INTEGER PRIMARY KEY, task_id TEXT NOT NULL UNIQUE, batch_id TEXT NOT NULL, task_index INTEGER NOT NULL,
     sample INTEGER NOT NULL, key BLOB NOT NULL, status TEXT NOT NULL, error_class TEXT, error TEXT,
-    attempts INTEGER NOT NULL, answer_attempt_id TEXT, reused_from TEXT, platform TEXT, model TEXT,
-    model_requested TEXT, tier TEXT, demo INTEGER NOT NULL, cost INTEGER, list_cost INTEGER, input_tokens INTEGER,
-    cache_read_tokens INTEGER, cache_write_tokens INTEGER, output_tokens INTEGER, reasoning_tokens INTEGER,
-    usage_source TEXT NOT NULL, finish_reason TEXT, answer_digest BLOB, prompt_digest BLOB, system_digest BLOB,
+    attempts INTEGER NOT NULL, answer_attempt_id TEXT, reused_from TEXT, cost INTEGER, list_cost INTEGER,
     chain_id TEXT, chain_step INTEGER, parent_task_id TEXT, root_task_id TEXT, depth INTEGER, task_type TEXT,
-    priority INTEGER, tags TEXT, queued_at INTEGER NOT NULL, answered_at INTEGER, settled_at INTEGER NOT NULL,
-    duration_ms REAL
+    priority INTEGER, tags TEXT, queued_at INTEGER NOT NULL, settled_at INTEGER NOT NULL, duration_ms REAL
 );
 CREATE INDEX tasks_answers ON tasks (key) WHERE status = 'succeeded' AND reused_from IS NULL;
 
-CREATE TABLE payloads (digest BLOB NOT NULL UNIQUE, kind TEXT NOT NULL, text TEXT NOT NULL);
+CREATE TABLE payloads (ref TEXT NOT NULL, kind TEXT NOT NULL, text TEXT NOT NULL, UNIQUE (ref, kind));
 
 CREATE TABLE prices (
     price_id TEXT PRIMARY KEY, provider TEXT NOT NULL, model TEXT NOT NULL, context TEXT, unit_prices TEXT NOT NULL,

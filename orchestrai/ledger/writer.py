@@ -22,6 +22,7 @@ from orchestrai.ledger.connection import LedgerFile
 from orchestrai.ledger.rows import AttemptRow, Payload, SendRow, TaskRow, insert
 
 _FULL_GROUP: Final = 256  # rows that are committed without waiting for more
+_LEAST_LINGER_S: Final = 0.002
 _LONGEST_LINGER_S: Final = 0.010
 _LINGER_SHARE: Final = 0.02  # of the usual latency of a request: what company may cost
 
@@ -147,7 +148,7 @@ class Journal:
         if nobody_else or jobs or len(openings) + len(settlings) >= _FULL_GROUP:
             self._flush()
         elif self._timer is None:
-            linger = min(_LONGEST_LINGER_S, _LINGER_SHARE * self._latency_s)
+            linger = min(_LONGEST_LINGER_S, max(_LEAST_LINGER_S, _LINGER_SHARE * self._latency_s))
             self._timer = self._loop.call_later(linger, self._flush)
 
     def _flush(self) -> None:

@@ -120,7 +120,7 @@ class Router:
                 excluded[platform.name] = reason
                 continue
             assert model is not None
-            price = self._prices.find(platform.provider, model, own=getattr(platform, "price", None))
+            price = price_of(self._prices, platform, model)
             offers.append(Offer(platform, model, price, ""))
         position = {name: i for i, name in enumerate(hints)}
         offers.sort(key=lambda offer: _preference(offer, position))
@@ -155,6 +155,14 @@ class Router:
         if streaming and not can.streaming:
             return "cannot stream"
         return None
+
+
+def price_of(
+    prices: PriceList, platform: Platform, model: str, requested: str | None = None, service_tier: str | None = None
+) -> Price | None:
+    """Return the price of a model at a platform now; a platform's own price wins over the list."""
+    own = getattr(platform, "price", None) or None
+    return prices.find(platform.provider, model, requested=requested, service_tier=service_tier, own=own)
 
 
 def _preference(offer: Offer, position: dict[str, int]) -> tuple[int, bool, int, Decimal]:

@@ -18,7 +18,7 @@ from orchestrai.ledger.schema import SCHEMA_VERSION
 def put(file: LedgerFile, value: str) -> None:
     file.write(
         lambda c: c.execute(
-            "INSERT OR IGNORE INTO payloads (digest, kind, text) VALUES (?, 'prompt', ?)", (value.encode(), value)
+            "INSERT OR IGNORE INTO payloads (ref, kind, text) VALUES (?, 'prompt', ?)", (value, value)
         )
     )
 
@@ -48,7 +48,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path):
     file = LedgerFile(tmp_path / "a")
 
     def half(connection: sqlite3.Connection) -> None:
-        connection.execute("INSERT INTO payloads (digest, kind, text) VALUES (x'00', 'prompt', 'x')")
+        connection.execute("INSERT INTO payloads (ref, kind, text) VALUES ('0', 'prompt', 'x')")
         connection.execute("INSERT INTO nowhere VALUES (1)")
 
     with pytest.raises(LedgerError, match="nowhere"):
@@ -177,7 +177,7 @@ def test_a_log_that_was_exchanged_under_us_loses_nothing(tmp_path):
     file = LedgerFile(tmp_path / "a")
     elsewhere = (
         "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); "
-        "c.execute(\"INSERT OR IGNORE INTO payloads VALUES (?, 'prompt', ?)\", (sys.argv[2].encode(), sys.argv[2])); "
+        "c.execute(\"INSERT OR IGNORE INTO payloads VALUES (?, 'prompt', ?)\", (sys.argv[2], sys.argv[2])); "
         "c.commit(); c.close()"
     )
     expected = set()
@@ -205,7 +205,7 @@ def test_the_same_accident_loses_rows_without_the_guard(tmp_path):
     theirs = "INSERT INTO payloads VALUES (x'ff', 'prompt', 'theirs')"
     subprocess.run([sys.executable, "-c", insert, str(path), theirs], check=True)
     for i in range(10):
-        plain.execute("INSERT INTO payloads VALUES (?, 'prompt', 'later')", (bytes([i + 1]),))
+        plain.execute("INSERT INTO payloads VALUES (?, 'prompt', 'later')", (str(i),))
     count = (
         "import sqlite3, sys; print(*sqlite3.connect(sys.argv[1]).execute('SELECT count(*) FROM payloads').fetchone())"
     )
