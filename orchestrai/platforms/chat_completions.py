@@ -306,7 +306,7 @@ def refusal(response: Response, document: Any, model: str, secrets: wire.Secrets
         (m for m in (details.get("message"), details.get("detail"), error) if isinstance(m, str) and m),
         None,
     ) or wire.plain_text(response)
-    message = " ".join(message[:4000].split())
+    message = wire.one_line(message)
     status = code if response.status < 300 and type(code) is int and 400 <= code < 600 else response.status
     kind = _kind(status, f"{code} {type_}", message)
     if status == 404 and model and model not in message:

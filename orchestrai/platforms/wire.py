@@ -26,6 +26,8 @@ Secrets = Callable[[], Iterable[str]]
 _MOST_TOKENS: Final = 10**12  # a count above it is no count; the longest context windows are about 10**7
 _LONGEST_WAIT_S: Final = 366 * 86_400.0  # no window of any provider is longer than a year; more is garbage
 _LONGEST_WORD: Final = 200  # characters of an id, a model name or a tier
+_CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+_LONGEST_DURATION: Final = 40  # characters; also because looking for units in endless digits takes their square
 _LARGEST_USAGE: Final = 16_384  # bytes of a usage object that are kept
 _ESCAPES: Final = re.compile(
     r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|u([dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
@@ -104,7 +106,7 @@ def kept_usage(value: Any) -> Mapping[str, Any] | None:
 
 def duration_s(text: str | None) -> float | None:
     """Return a wait [s] from `120ms`, `6m0s`, `1h2m`, `7.66s` or plain seconds; None for anything else."""
-    if not text:
+    if not text or len(text) > _LONGEST_DURATION:
         return None
     text = text.strip()
     parts = _DURATION.findall(text)
@@ -217,7 +219,7 @@ def refused(response: Response, kind: PlatformErrorKind, message: str, secrets: 
     """
     return PlatformError(
         kind,
-        redact(f"HTTP {response.status}: {message}", secrets()),
+        redact(f"HTTP {response.status}: {one_line(message)}", secrets()),
         retry_after_s=retry_after_s(response.headers),
         http_status=response.status,
         may_be_billed=response.status < 300 or response.status in _MAY_BE_BILLED,
@@ -225,7 +227,12 @@ def refused(response: Response, kind: PlatformErrorKind, message: str, secrets: 
     )
 
 
+def one_line(text: str) -> str:
+    """Return at most 4,000 characters of a provider's words, without line breaks and controls."""
+    return " ".join(_CONTROLS.sub(" ", text[:4000]).split())
+
+
 def plain_text(response: Response) -> str:
     """Return the first words of a body that is no JSON; a web page says nothing."""
-    text = " ".join(response.body[:2000].decode("utf-8", "replace").split())
+    text = one_line(response.body[:2000].decode("utf-8", "replace"))
     return "(no message)" if not text or text.startswith("<") else text

@@ -107,13 +107,17 @@ def _merged(parts: list[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _number(schema: Mapping[str, Any], *, whole: bool) -> float:
-    step = schema.get("multipleOf", 1 if whole else 0.5)
-    low, high = schema.get("minimum"), schema.get("maximum")
-    if "exclusiveMinimum" in schema:
-        low = schema["exclusiveMinimum"] + step / 2
-    if "exclusiveMaximum" in schema:
-        high = schema["exclusiveMaximum"] - step / 2
-    value = step * math.ceil((low if low is not None else min(0, high or 0)) / step)
-    if high is not None and value > high:  # no multiple of the step fits: only possible where any number may stand
-        value = (low + high) / 2 if low is not None else high
+    low = schema.get("exclusiveMinimum", schema.get("minimum"))
+    high = schema.get("exclusiveMaximum", schema.get("maximum"))
+    step = schema.get("multipleOf", 1 if whole else None)
+    if step is None:  # anywhere strictly between the bounds
+        low = low if low is not None else (high or 0) - 1
+        return float(low + (high if high is not None else low + 2)) / 2
+    if low is not None:
+        count = math.floor(low / step) + 1 if "exclusiveMinimum" in schema else math.ceil(low / step)
+    elif high is not None:
+        count = math.ceil(high / step) - 1 if "exclusiveMaximum" in schema else math.floor(high / step)
+    else:
+        count = 0
+    value: float = step * count
     return int(value) if whole else value

@@ -132,6 +132,7 @@ class ProviderServer:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._thread: threading.Thread | None = None
+        self._refused: OSError | None = None
 
     @property
     def url(self) -> str:
@@ -174,8 +175,8 @@ class ProviderServer:
         started = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(started,), name="provider-server", daemon=True)
         self._thread.start()
-        if not started.wait(_START_S) or self._stop is None:
-            raise OSError(f"the provider server cannot listen at port {self.port}")
+        if not started.wait(_START_S) or self._refused is not None:
+            raise OSError(f"the provider server cannot listen at port {self.port}") from self._refused
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -188,8 +189,10 @@ class ProviderServer:
     def _run(self, started: threading.Event) -> None:
         try:
             asyncio.run(self.serve(started.set))
+        except OSError as error:  # the port is taken: told to whoever waits in `__enter__`
+            self._refused = error
         finally:
-            started.set()  # also when it could not start: whoever waits is told by `_stop`
+            started.set()
 
     async def serve(self, on_start: Callable[[], object]) -> None:
         """Listen until `stop` is called; `on_start` is called once it does."""
