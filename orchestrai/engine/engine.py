@@ -10,6 +10,7 @@ from pathlib import Path
 from orchestrai.engine.lane import Lane
 from orchestrai.engine.loop import EngineLoop, engine_loop
 from orchestrai.engine.wall_clock import WallClock
+from orchestrai.ledger.connection import Connect, connect
 from orchestrai.ledger.ledger import Ledger
 from orchestrai.ledger.writer import Journal
 from orchestrai.platforms.protocol import Platform
@@ -21,14 +22,15 @@ class Engine:
     Args:
         folder: The ledger's folder.
         lib_version: Recorded with what is written.
+        connect: How a connection to the ledger's file is made.
 
     Raises:
         LedgerError: The ledger cannot be opened.
     """
 
-    def __init__(self, folder: Path, lib_version: str) -> None:
+    def __init__(self, folder: Path, lib_version: str, connect: Connect = connect) -> None:
         self.loop: EngineLoop = engine_loop()
-        self.ledger = Ledger(folder, lib_version)
+        self.ledger = Ledger(folder, lib_version, connect)
         self.lib_version = lib_version
         self._lanes: dict[tuple[str, str | None, str | None], Lane] = {}
         self.clock = WallClock(self.loop.loop)
@@ -50,12 +52,15 @@ _open: dict[Path, tuple[Engine, int]] = {}
 _opening = threading.Lock()
 
 
-def open_engine(folder: Path, lib_version: str) -> Engine:
-    """Return the engine of a ledger; every call is paired with one of `close_engine`."""
+def open_engine(folder: Path, lib_version: str, connect: Connect = connect) -> Engine:
+    """Return the engine of a ledger; every call is paired with one of `close_engine`.
+
+    `connect` counts only where this call is the one that opens the ledger.
+    """
     with _opening:
         engine, users = _open.get(folder, (None, 0))
         if engine is None:
-            engine = Engine(folder, lib_version)
+            engine = Engine(folder, lib_version, connect)
         _open[folder] = (engine, users + 1)
         return engine
 
