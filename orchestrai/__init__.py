@@ -1,5 +1,59 @@
-"""orchestrai: send a batch of prompts to the cheapest AI that can answer them, and know to the cent what it cost."""
+"""orchestrai: send a batch of prompts to the cheapest AI that can answer them, and know to the cent what it cost.
 
+Example:
+    orch = Orchestrator()
+    res = await orch.batch(["…", "…"])
+"""
+
+from orchestrai.errors import (
+    BatchStopped,
+    ColumnExists,
+    Detached,
+    InvalidFile,
+    InvalidInput,
+    InvalidPrompt,
+    InvalidSchema,
+    InvalidSettings,
+    InvalidTemplate,
+    LedgerDamaged,
+    LedgerError,
+    LedgerTooNew,
+    LedgerUnusable,
+    ModelMissing,
+    NoPlatform,
+    OrchestraiError,
+    PlatformError,
+    TaskFailed,
+)
+from orchestrai.orchestrator import Orchestrator
+from orchestrai.result import Result, Usage
+from orchestrai.results.batch_result import BatchResult
+from orchestrai.task import Task
 from orchestrai.version import __version__
 
-__all__ = ["__version__"]
+__all__ = [
+    "BatchResult",
+    "BatchStopped",
+    "ColumnExists",
+    "Detached",
+    "InvalidFile",
+    "InvalidInput",
+    "InvalidPrompt",
+    "InvalidSchema",
+    "InvalidSettings",
+    "InvalidTemplate",
+    "LedgerDamaged",
+    "LedgerError",
+    "LedgerTooNew",
+    "LedgerUnusable",
+    "ModelMissing",
+    "NoPlatform",
+    "OrchestraiError",
+    "Orchestrator",
+    "PlatformError",
+    "Result",
+    "Task",
+    "TaskFailed",
+    "Usage",
+    "__version__",
+]

@@ -24,7 +24,6 @@ No message holds a key: errors of providers pass `redact` before they are kept.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable
 from typing import Any, Final, Literal, get_args
@@ -196,5 +195,7 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ` Did you mean '…'?` with the nearest known name, or the empty string."""
+    import difflib  # only needed where something is wrong already
+
     found = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.5)
     return f" Did you mean {found[0]!r}?" if found else ""

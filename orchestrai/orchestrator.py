@@ -7,7 +7,7 @@ import atexit
 import os
 import threading
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +23,6 @@ from orchestrai.engine.prepare import Prepared, Preparer, one_model
 from orchestrai.errors import BatchStopped, InvalidInput, LedgerError
 from orchestrai.handle import Handle
 from orchestrai.intake import Intake
-from orchestrai.limits.retry import RetryPolicy
 from orchestrai.options import CallOptions, OnError, ProgressMode, TaskOptions, signature_of
 from orchestrai.platforms import discovery
 from orchestrai.platforms.discovery import Finding
@@ -33,6 +32,7 @@ from orchestrai.result import Result
 from orchestrai.results import frames
 from orchestrai.results.batch_result import BatchResult
 from orchestrai.routing.offers import Router
+from orchestrai.schemas import answer_schema
 from orchestrai.settings import Settings, load, project_of
 from orchestrai.streams import AnswerStream, completed
 from orchestrai.task import TASK_OPTIONS, Effort, Task, TaskType
@@ -77,7 +77,6 @@ class Orchestrator:
         self._findings: list[Finding] | None = None
         self._router: Router | None = None
         self._prices = PriceList(self.settings.prices)
-        self._retry = RetryPolicy(attempts=self.settings.attempts)
         self._engine: Engine | None = None
         self._opening = threading.Lock()
         self._runs: weakref.WeakSet[Run] = weakref.WeakSet()
@@ -413,16 +412,25 @@ class Orchestrator:
         run_options = replace(self._run_options("batch", call), only_model=only_model)
         return self._new_run(run_options), prepared, intake
 
-    def _finisher(self, run: Run, prepared: Prepared, intake: Intake, call: Mapping[str, Any]) -> Any:
-        schema = prepared.items[0].schema if prepared.items else None
+    def _finisher(
+        self, run: Run, prepared: Prepared, intake: Intake, call: Mapping[str, Any]
+    ) -> Callable[[], BatchResult]:
+        """Return what makes the BatchResult of a call, at any time of it."""
+        schemas = {task.schema if task.schema.__hash__ else id(task.schema) for task in intake.tasks}
+        schema = answer_schema(intake.tasks[0].schema) if len(schemas) == 1 and intake.tasks[0].schema else None
         waiting = {item.position: item for item in prepared.items}
-        reuse = call.get("reuse")
+        count = len(waiting) + len(prepared.refused)
+        sampled = any((task.samples or 1) > 1 for task in intake.tasks)
 
         async def retry(tasks: list[Task]) -> list[Result]:
-            return list(await self.batch(tasks, reuse=reuse))
+            newest = self.last_batch
+            try:
+                return list(await self.batch(tasks, reuse=call.get("reuse")))
+            finally:
+                self.last_batch = newest  # the merged result is the caller's; this part of it is nobody's
 
         def finish() -> BatchResult:
-            so_far = run.results or [prepared.refused.get(i) for i in range(len(waiting) + len(prepared.refused))]
+            so_far = run.results or [prepared.refused.get(position) for position in range(count)]
             results = [
                 result if result is not None else _unfinished(waiting[position])
                 for position, result in enumerate(so_far)
@@ -438,14 +446,17 @@ class Orchestrator:
                 name=call.get("name"),
                 project=self.project,
                 ledger_path=str(self.ledger_path),
-                sampled=any((task.samples or 1) > 1 for task in intake.tasks),
+                sampled=sampled,
                 retry=retry,
             )
 
         return finish
 
     def _new_run(self, options: RunOptions, **outlets: Any) -> Run:
-        run = Run(self._opened(), self._prices, self._retry, options, **outlets)
+        from orchestrai.limits.retry import RetryPolicy  # tenacity is loaded by the first call, not by the import
+
+        retry = RetryPolicy(attempts=self.settings.attempts)
+        run = Run(self._opened(), self._prices, retry, options, **outlets)
         self._runs.add(run)
         return run
 

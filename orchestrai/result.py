@@ -148,7 +148,7 @@ class Result:
 
         return text.result_line(self)
 
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:  # noqa: ARG002 - IPython's protocol
         from orchestrai import html, text
 
         return {"text/plain": text.result_block(self), "text/html": html.result_block(self)}

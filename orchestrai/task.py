@@ -87,11 +87,12 @@ class Task:
     def __post_init__(self) -> None:
         if type(self.prompt) is not str:
             object.__setattr__(self, "prompt", prompt_from(self.prompt))
-        if self.files is not None and type(self.files) is not tuple:
-            given = (self.files,) if isinstance(self.files, str | Path | Attachment) else tuple(self.files)
-            object.__setattr__(self, "files", given)
-        if self.platform is not None and not isinstance(self.platform, str | tuple):
-            object.__setattr__(self, "platform", tuple(self.platform))
+        files: Any = self.files  # what was given may be one file, or any sequence of them
+        if files is not None and type(files) is not tuple:
+            object.__setattr__(self, "files", (files,) if isinstance(files, str | Path | Attachment) else tuple(files))
+        hints: Any = self.platform
+        if hints is not None and not isinstance(hints, str | tuple):
+            object.__setattr__(self, "platform", tuple(hints))
         _check_options(self)
 
     @property
@@ -102,7 +103,7 @@ class Task:
 
     @property
     def key(self) -> str:
-        """64 hex digits of all that can change the answer; tasks with equal keys are asked once.
+        """32 hex digits of all that can change the answer; tasks with equal keys are asked once.
 
         It covers prompt, system, schema, digests of the files (which are read for it), model, max_tokens,
         temperature, effort and extra; not platform, tags, priority or timeout.
@@ -110,7 +111,7 @@ class Task:
         return self.sample_key(0).hex()
 
     def sample_key(self, sample: int, schema_digest: str | None = None) -> bytes:
-        """Return the key of the given sample [32 bytes].
+        """Return the key of the given sample: the first 16 bytes of a SHA-256.
 
         Args:
             sample: Number of the independent answer, from 0.
@@ -137,7 +138,7 @@ class Task:
             text = orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS, default=_as_json)
         except TypeError:  # lone surrogates; such a task is refused before sending, but it has a key
             text = repr(value).encode("utf-8", "surrogatepass")
-        return hashlib.sha256(text).digest()
+        return hashlib.sha256(text).digest()[:16]
 
     @classmethod
     def from_frame(cls, frame: pd.DataFrame, prompt: str, **options: Any) -> list[Task]:
@@ -182,6 +183,9 @@ def _as_json(value: Any) -> Any:
 
 def _check_options(task: Task) -> None:
     """Refuse values that no platform could mean anything by."""
+    for name, text in (("system", task.system), ("model", task.model), ("chain", task.chain)):
+        if text is not None and not isinstance(text, str):
+            raise InvalidInput(f"{name} is a string, not {type(text).__name__}.")
     if task.samples is not None and (not isinstance(task.samples, int) or task.samples < 1):
         raise InvalidInput(f"samples is a whole number of at least 1, not {task.samples!r}.")
     if task.max_tokens is not None and (not isinstance(task.max_tokens, int) or task.max_tokens < 1):

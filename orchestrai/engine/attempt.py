@@ -42,8 +42,8 @@ async def attempt(run: Run, item: Item) -> None:
     attempt_id = new_id()
     try:
         request = _request(item, work, attempt_id)
-    except InvalidInput as error:  # a file changed or vanished since the task was made
-        run.settle_failure(item, "input", str(error))
+    except InvalidInput as gone:  # a file changed or vanished since the task was made
+        run.settle_failure(item, "input", str(gone))
         return
     started_at = now_us()
     payloads = _texts(item.task, work, run) if work.attempts == 0 and run.options.keep_texts else ()

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import partial
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import orjson
 
@@ -33,11 +33,13 @@ from orchestrai.ledger.lock import is_alive
 from orchestrai.ledger.queries import StoredAnswer
 from orchestrai.ledger.rows import AttemptRow, Payload, TaskRow
 from orchestrai.ledger.writer import Settling
-from orchestrai.limits.retry import RetryPolicy
 from orchestrai.platforms.protocol import Reply
 from orchestrai.pricing import Price, PriceList, from_pico
 from orchestrai.result import NO_USAGE, Result
 from orchestrai.text import excerpt
+
+if TYPE_CHECKING:
+    from orchestrai.limits.retry import RetryPolicy
 
 RunStatus = Literal["running", "finished", "cancelled", "stopped"]
 
@@ -389,7 +391,7 @@ class Run:
         if self.options.reuse:
             return item.key
         scope = self.batch_id if self.options.name is not None else item.work.task_id if item.work else self.batch_id
-        return hashlib.sha256(item.key + scope.encode()).digest()
+        return hashlib.sha256(item.key + scope.encode()).digest()[:16]
 
     # What attempts report.
 

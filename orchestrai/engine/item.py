@@ -42,7 +42,7 @@ class Item:
         index: Position in the input.
         row: Label of the input row.
         sample: Number of the independent answer.
-        key: What can change the answer, hashed [32 bytes].
+        key: What can change the answer, hashed [16 bytes].
         route: Where it may go.
         schema: Compiled form of the task's schema.
     """

@@ -1,1 +1,26 @@
 """Platforms: the places that answer, each with one account."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+from orchestrai.platforms.protocol import Capabilities, Platform, RateLimits, Reply, Request
+
+if TYPE_CHECKING:
+    from orchestrai.platforms.local import LocalModel
+    from orchestrai.platforms.openai import OpenAI
+
+__all__ = ["Capabilities", "LocalModel", "OpenAI", "Platform", "RateLimits", "Reply", "Request"]
+
+_ADAPTERS: Final = {"LocalModel": "local", "OpenAI": "openai"}  # loaded when they are first named
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ADAPTERS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_ADAPTERS[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -9,15 +9,13 @@ from typing import Any, Final
 
 from orchestrai.errors import InvalidSettings, ModelMissing, NoPlatform, nearest
 from orchestrai.platforms.function import FunctionPlatform
-from orchestrai.platforms.local import LocalModel
-from orchestrai.platforms.openai import OpenAI
 from orchestrai.platforms.protocol import Platform
 from orchestrai.result import Tier
 
 ENTRY_POINTS: Final = "orchestrai.platforms"
 """Entry point group under which a third party's platform class is found by its `kind` in the settings."""
 
-_BUILT_IN: Final[dict[str, Callable[..., Platform]]] = {"openai": OpenAI, "local": LocalModel}
+_BUILT_IN: Final = {"openai": "OpenAI", "local": "LocalModel"}  # kind -> class in orchestrai.platforms
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +72,7 @@ def from_table(name: str, table: Mapping[str, Any], environment: Mapping[str, st
     """
     fields = dict(table)
     kind = str(fields.pop("kind", name))
-    make = _BUILT_IN.get(kind) or _third_party(kind)
+    make = _built_in(kind) if kind in _BUILT_IN else _third_party(kind)
     if make is None:
         raise InvalidSettings(f"platforms.{name}: unknown kind {kind!r}.{nearest(kind, _BUILT_IN)}")
     known = inspect.signature(make).parameters
@@ -102,7 +100,7 @@ def _platform(value: Any) -> Platform:
     if isinstance(value, str):
         if value not in _BUILT_IN:
             raise NoPlatform(f"unknown platform {value!r}.{nearest(value, _BUILT_IN)}")
-        return _BUILT_IN[value]()
+        return _built_in(value)()
     if isinstance(value, Platform):
         return value
     if inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(getattr(value, "__call__", None)):  # noqa: B004 - the bound method is what is asked about
@@ -113,19 +111,28 @@ def _platform(value: Any) -> Platform:
 def _openai(environment: Mapping[str, str]) -> Finding:
     if environment.get("OPENAI_API_KEY") or environment.get("OPENAI_BASE_URL"):
         source = "OPENAI_API_KEY" if environment.get("OPENAI_API_KEY") else "OPENAI_BASE_URL"
-        return Finding("openai", OpenAI(), f"{source} is set")
+        return Finding("openai", _built_in("openai")(), f"{source} is set")
     return Finding(
         "openai", None, "OPENAI_API_KEY is not set (for a compatible server: OPENAI_BASE_URL and OPENAI_MODEL)"
     )
 
 
 def _local() -> Finding:
+    from orchestrai.platforms.local import LocalModel
+
     model = LocalModel()
     try:
         model.check()
     except ModelMissing as error:
         return Finding("local", None, str(error), automatic=False)
     return Finding("local", model, "the embedded demo model; answers only when named or alone", automatic=False)
+
+
+def _built_in(kind: str) -> Callable[..., Platform]:
+    from orchestrai import platforms
+
+    make: Callable[..., Platform] = getattr(platforms, _BUILT_IN[kind])
+    return make
 
 
 def _third_party(kind: str) -> Callable[..., Platform] | None:

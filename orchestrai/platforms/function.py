@@ -30,7 +30,7 @@ class FunctionPlatform:
         self, answer: Callable[[Request], Awaitable[str]], *, name: str | None = None, concurrency: int = 64
     ) -> None:
         self._answer = answer
-        self.name = name or getattr(answer, "__name__", "function")
+        self.name: str = name or getattr(answer, "__name__", None) or "function"
         self.model = self.name
         self.concurrency = concurrency
 
