@@ -288,7 +288,7 @@ async def _chunk(response: aiohttp.ClientResponse, size: int, largest: int) -> b
     except asyncio.CancelledError as stop:
         raise stop.with_traceback(None)  # noqa: B904  # as in `_open`
     except Exception as error:  # noqa: BLE001  # as in `_open`
-        if type(error.__cause__ or error).__name__ == "ContentEncodingError":
+        if type(error.__cause__ or error).__name__ in ("ContentEncodingError", "DecompressSizeError"):
             failure = _unusable(response, "reply", "the reply cannot be decompressed")
         else:
             failure = _unusable(response, "connection", f"the reply was cut after {size:,} bytes")
