@@ -145,10 +145,7 @@ def _next_wait(
             return None
         work.repairs_left -= 1
         work.kind = "repair"
-        work.follow_up = (
-            Message("assistant", reply.text),
-            Message("user", item.schema.repair(reply.text, str(invalid))),
-        )
+        work.follow_up = (Message("user", item.schema.repair(reply.text, str(invalid))),)
         return 0.0
     if error.kind == "request" and request.json_schema is not None:
         # Not every compatible server knows JSON Schema, and no decoder knows all of it: ask in words instead.

@@ -8,7 +8,6 @@ import os
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from decimal import Decimal, InvalidOperation
 from types import MappingProxyType
 from typing import Any, Final, get_args
 
@@ -19,6 +18,7 @@ from orchestrai.platforms import chat_completions as chat
 from orchestrai.platforms import wire
 from orchestrai.platforms.http import Headers, HttpClient, Response
 from orchestrai.platforms.protocol import Capabilities, DataUse, Reply, Request, Transport
+from orchestrai.pricing import check_own_price
 from orchestrai.result import Tier
 
 DEFAULT_MODEL: Final = (
@@ -26,14 +26,6 @@ DEFAULT_MODEL: Final = (
 )
 DEFAULT_BASE_URL: Final = "https://api.openai.com/v1"
 LIMITS: Final = ("rpm", "tpm", "rpd")  # requests a minute, tokens a minute, requests a day
-PRICES: Final = (  # the fields of genai-prices' ModelPrice for the tokens that are counted here [USD per million]
-    "input_mtok",
-    "cache_read_mtok",
-    "cache_write_mtok",
-    "output_mtok",
-    "output_reasoning_mtok",
-    "requests_kcount",  # [USD per thousand requests]
-)
 _PROVIDERS: Final = {  # ends of host names, and the provider in the words of genai-prices
     "api.openai.com": "openai",
     "groq.com": "groq",
@@ -72,13 +64,14 @@ class OpenAI:
         model: Model used when a task names none; default `OPENAI_MODEL`, else `DEFAULT_MODEL`.
         tier: paid, free, subscription or local.
         limits: `{"rpm": 60, "tpm": 90_000, "rpd": None}`: requests and tokens a minute, requests a day.
-        price: USD per million tokens by class: `{"input_mtok": "0.25", "output_mtok": "2"}`; see `PRICES`.
+        price: USD per million tokens by class: `{"input_mtok": "0.25", "output_mtok": "2"}`; the fields
+            of the settings' `prices` table.
         concurrency: Requests it is given at once.
         context_tokens: Size of its context window [tokens].
         images: It accepts images.
         schema: It can constrain the answer to a JSON Schema.
         data_use: What its plan lets the provider do with the data: none, may_train, unknown.
-        provider: Whose prices and tokenizers apply; default by the host, else the name.
+        provider: Whose prices and tokenizers apply; default by the host, else the name (unpriced).
         headers: Further headers of every request.
 
     Raises:
@@ -97,7 +90,7 @@ class OpenAI:
         model: str | None = None,
         tier: Tier = "paid",
         limits: Mapping[str, float | None] | None = None,
-        price: Mapping[str, Decimal | str | float] | None = None,
+        price: Mapping[str, Any] | None = None,
         concurrency: int = 64,
         context_tokens: int | None = None,
         images: bool = True,
@@ -122,7 +115,8 @@ class OpenAI:
         self.name = name
         self.tier: Tier = _one_of(name, "tier", tier, get_args(Tier))
         self.model = model or environment.get("OPENAI_MODEL") or DEFAULT_MODEL
-        self.provider = provider or _provider(url.host) or name
+        # A server that nobody knows is unpriced: its models only look like OpenAI's.
+        self.provider = provider or _provider(url.host) or (url.host if name == "openai" else name)
         self.address = f"{url.host}:{url.port}"
         self.limits = _limits(name, limits or {})
         self.price = _price(name, price or {})
@@ -331,19 +325,10 @@ def _limits(name: str, given: Mapping[str, float | None]) -> Mapping[str, float]
     return MappingProxyType(limits)
 
 
-def _price(name: str, given: Mapping[str, Decimal | str | float]) -> Mapping[str, Decimal]:
-    prices = {}
-    for key, value in given.items():
-        if key not in PRICES:
-            raise InvalidSettings(f"{name}: price has no {key!r} (known: {', '.join(PRICES)}).{nearest(key, PRICES)}")
-        try:
-            amount = Decimal(str(value))
-        except InvalidOperation:
-            amount = Decimal(-1)
-        if isinstance(value, bool) or not amount.is_finite() or amount < 0:
-            raise InvalidSettings(f"{name}: price[{key!r}] is a number of USD such as '0.25', not {value!r}.")
-        prices[key] = amount
-    return MappingProxyType(prices)
+def _price(name: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    if given:
+        check_own_price(given, f"{name}: price")
+    return MappingProxyType(dict(given))
 
 
 def _headers(name: str, given: Mapping[str, str]) -> Mapping[str, str]:
