@@ -127,7 +127,7 @@ class Run:
         self._held: dict[bytes, Item] = {}  # by claim; somebody else works on them
         self._noted: set[str] = set()  # price ids already written
         self._systems: dict[str, str] = {}  # digests of system prompts
-        self._resumed: str | None = None  # id of the unfinished batch that this call continues
+        self._scope: str | None = None  # batch whose answers alone count; None for all
         self._open_input = True
         self._group: asyncio.TaskGroup | None = None
         self._changed = asyncio.Event()
@@ -195,10 +195,9 @@ class Run:
                 continue
             self._primaries[item.key] = item
             fresh.append(item)
-        scope = None if self.options.reuse else self._resumed
         answers: dict[bytes, list[StoredAnswer]] = {}
-        if self.options.reuse or scope:
-            keys = [item.key for item in fresh]
+        if self.options.reuse or self._scope:
+            keys, scope = [item.key for item in fresh], self._scope
             newest, answers = await self.engine.ledger.read_soon(
                 lambda c: (queries.newest_task(c), queries.find_answers(c, keys, scope))
             )
@@ -227,12 +226,7 @@ class Run:
         if items is not None:
             self.progress.total = len(self.results)
             digest = hashlib.sha256(b"".join(item.key for item in items)).digest()
-        if options.name is not None and digest is not None:
-            name, same = options.name, digest
-            self._resumed = await self.engine.ledger.read_soon(lambda c: queries.running_batch(c, name, same))
-        self.batch_id = self._resumed or self.batch_id
         row = (
-            self.batch_id,
             options.name,
             options.kind,
             options.project,
@@ -243,16 +237,26 @@ class Run:
             now_us(),
             self.engine.lib_version,
         )
-        self.journal.do(
-            lambda c: (
-                c.execute(
-                    "INSERT INTO batches (batch_id, name, kind, project, owner_id, digest, task_count, options, status, "
-                    "created_at, lib_version) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'running', ?, ?) ON CONFLICT (batch_id) DO "
-                    "UPDATE SET status = 'running', owner_id = excluded.owner_id, revision = revision + 1",
-                    row,
-                ).rowcount
+        named = (options.name, digest) if options.name is not None and digest is not None else None
+        fresh = self.batch_id
+
+        def record(connection: Any) -> str:
+            batch_id = (queries.running_batch(connection, *named) if named else None) or fresh
+            connection.execute(
+                "INSERT INTO batches (batch_id, name, kind, project, owner_id, digest, task_count, options, status, "
+                "created_at, lib_version) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'running', ?, ?) ON CONFLICT (batch_id) DO "
+                "UPDATE SET status = 'running', owner_id = excluded.owner_id, revision = revision + 1",
+                (batch_id, *row),
             )
-        ).add_done_callback(_ignore)
+            return batch_id
+
+        recorded = self.journal.do(record)
+        if named is None:
+            recorded.add_done_callback(_ignore)
+            return
+        # Looked for and recorded in one transaction: two processes that start at once share one batch.
+        self.batch_id = await recorded
+        self._scope = None if options.reuse else self.batch_id
 
     async def _end(self) -> None:
         """Settle what was left, wait until all of it is durable, and close the call's row."""
@@ -369,15 +373,15 @@ class Run:
         while self._held:
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, _HELD_MOST_S)
-            keys = [item.key for item in self._held.values()]
-            claims = list(self._held)
-            scope = None if self.options.reuse else self._resumed
-            newest, answers, working = await ledger.read_soon(partial(_look, keys=keys, claims=claims, batch_id=scope))
+            held = dict(self._held)  # as it is looked for: what is held meanwhile waits for the next look
+            keys = [item.key for item in held.values()]
+            look = partial(_look, keys=keys, claims=list(held), batch_id=self._scope)
+            newest, answers, working = await ledger.read_soon(look)
             owners = {claim.owner_id for claim in working.values()}
             if any(not is_alive(ledger.folder / "owners", owner) for owner in owners):
                 await ledger.recover()
                 continue
-            for claim, item in list(self._held.items()):
+            for claim, item in held.items():
                 if self._reuse(item, answers.get(item.key)):
                     del self._held[claim]
                 elif claim not in working:
