@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+import sys
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -436,7 +437,7 @@ class Run:
     def settle_success(self, item: Item, row: AttemptRow, latency_s: float, reply: Reply, parsed: Any) -> None:
         """Settle a task with an answer; it is published once it is durable."""
         output = reply.text if item.schema is None else item.schema.output(parsed, reply.text)
-        model = reply.model or item.offer.model
+        model = sys.intern(reply.model) if reply.model else item.offer.model  # a few models, many answers
         result = self._result(item, "succeeded", output=output, parsed=parsed, model=model, reply=reply)
         payloads = (Payload(row.attempt_id, "answer", reply.text),) if self.options.keep_texts else ()
         self._settle(item, result, row, latency_s, payloads)
@@ -475,6 +476,8 @@ class Run:
         reply: Reply | None = None,
     ) -> Result:
         work, offer = item.work, item.offer if item.route.offers else None
+        cost = _usd(work.cost) if work is not None else _NO_COST
+        list_cost = cost if work is None or work.list_cost == work.cost else _usd(work.list_cost)
         began = work.began if work is not None else None
         return Result(
             item.task,
@@ -488,8 +491,8 @@ class Run:
             model,
             offer.tier if offer is not None and work is not None else None,
             work.usage if work is not None else NO_USAGE,
-            _usd(work.cost) if work is not None else _NO_COST,
-            _usd(work.list_cost) if work is not None else _NO_COST,
+            cost,
+            list_cost,
             self.engine.loop.loop.time() - began if began is not None else 0.0,
             work.attempts if work is not None else 0,
             reused=False,

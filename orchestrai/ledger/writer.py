@@ -19,7 +19,7 @@ from orchestrai.errors import LedgerError
 from orchestrai.ids import now_us
 from orchestrai.ledger import queries
 from orchestrai.ledger.connection import LedgerFile
-from orchestrai.ledger.rows import AttemptRow, Payload, SendRow, TaskRow, insert
+from orchestrai.ledger.rows import AttemptRow, Payload, SendRow, TaskRow, execute_together, insert
 
 _FULL_GROUP: Final = 256  # rows that are committed without waiting for more
 _LEAST_LINGER_S: Final = 0.002
@@ -229,11 +229,13 @@ class Journal:
         since = {o.row.key: o.since for o in openings if o.since is not None}
         answered = queries.newer_answers(connection, since) if since else set()
         asking = [o for o in openings if o.since is None or o.row.key not in answered]
-        taken = connection.executemany(
-            "INSERT INTO claims (claim, task_id, attempt_id, owner_id) VALUES (?, ?, ?, ?) ON CONFLICT (claim) "
-            "DO UPDATE SET attempt_id = excluded.attempt_id WHERE task_id = excluded.task_id",
+        taken = execute_together(
+            connection,
+            "INSERT INTO claims (claim, task_id, attempt_id, owner_id) VALUES ",
+            "(?, ?, ?, ?)",
+            " ON CONFLICT (claim) DO UPDATE SET attempt_id = excluded.attempt_id WHERE task_id = excluded.task_id",
             [(o.claim, o.row.task_id, o.row.attempt_id, self._owner_id) for o in asking],
-        ).rowcount
+        )
         holders = queries.claims_on(connection, [o.claim for o in asking]) if taken < len(asking) else {}
 
         def grant(opening: Opening) -> Grant:
@@ -263,7 +265,10 @@ def _settle(connection: sqlite3.Connection, settlings: list[Settling]) -> None:
     insert(connection, [s.attempt for s in settlings if s.attempt is not None])
     insert(connection, [p for s in settlings for p in s.payloads])
     insert(connection, [s.task for s in settlings if s.task is not None])
-    connection.executemany(
-        "DELETE FROM claims WHERE claim = ? AND task_id = ?",
+    execute_together(
+        connection,
+        "DELETE FROM claims WHERE (claim, task_id) IN (VALUES ",
+        "(?, ?)",
+        ")",
         [(s.claim, s.task.task_id) for s in settlings if s.claim is not None and s.task is not None],
     )
