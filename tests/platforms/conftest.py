@@ -1,0 +1,28 @@
+"""The real model for the tests that need it: found on this machine, or fetched once."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+
+from orchestrai.errors import ModelMissing
+from orchestrai.platforms import model_file
+
+
+@pytest.fixture(scope="session")
+def demo_model() -> Path:
+    """The file of the embedded demo model, whole and checked."""
+    give_up = pytest.fail if os.environ.get("CI") else pytest.skip
+    if importlib.util.find_spec("xllamacpp") is None:
+        give_up("xllamacpp is not installed: pip install 'orchestrai[local]'")
+    found = model_file.find_model()
+    if found is not None and model_file.is_demo(found):
+        return found
+    try:
+        return model_file.fetch_model()
+    except ModelMissing as error:
+        give_up(f"the demo model is not here and cannot be fetched: {error}")
+        raise
