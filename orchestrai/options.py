@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypedDict, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar, get_args
 
 from orchestrai.attachments import Attachment
+from orchestrai.errors import InvalidInput, nearest
 from orchestrai.task import Effort, TaskType
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -52,10 +53,34 @@ class CallOptions(TaskOptions, total=False):
 
 
 def signature_of(other: Callable[..., Any]) -> Callable[[F], F]:
-    """Show another call's signature to inspectors and completion, which cannot read `Unpack`."""
+    """Show another call's parameters to inspectors and completion, which cannot read `Unpack`."""
 
     def give(function: F) -> F:
-        function.__signature__ = inspect.signature(other)  # type: ignore[attr-defined]  # inspect reads it from here
+        own = inspect.signature(function).return_annotation
+        shown = inspect.signature(other).replace(return_annotation=own)
+        function.__signature__ = shown  # type: ignore[attr-defined]  # inspect reads it from here
         return function
 
     return give
+
+
+def check_call(call: Mapping[str, Any], on_error: Sequence[str] = ("continue", "stop")) -> None:
+    """Refuse options of a call that no call could mean; those of tasks are checked with the tasks.
+
+    Args:
+        call: The options that were given; None is not given.
+        on_error: What `on_error` may be for this call.
+
+    Raises:
+        InvalidInput: One has an impossible value.
+    """
+    for name, known in (("on_error", on_error), ("progress", get_args(ProgressMode))):
+        value = call.get(name)
+        if value is not None and value not in known:
+            raise InvalidInput(f"{name} is one of {', '.join(known)}, not {value!r}.{nearest(value, known)}")
+    for name in ("name", "into"):
+        if not isinstance(call.get(name), str | None):
+            raise InvalidInput(f"{name} is a string, not {call[name]!r}.")
+    ceiling = call.get("concurrency")
+    if ceiling is not None and (isinstance(ceiling, bool) or not isinstance(ceiling, int) or ceiling < 1):
+        raise InvalidInput(f"concurrency is a whole number of at least 1, not {ceiling!r}.")

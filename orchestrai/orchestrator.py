@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import os
 import threading
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack
@@ -19,11 +17,11 @@ from orchestrai.engine.batch import Run, RunOptions
 from orchestrai.engine.call import Call
 from orchestrai.engine.engine import Engine, close_engine, open_engine
 from orchestrai.engine.loop import Errand, engine_loop
-from orchestrai.engine.prepare import Prepared, Preparer, one_model
-from orchestrai.errors import BatchStopped, InvalidInput, LedgerError
+from orchestrai.engine.prepare import Prepared, Preparer
+from orchestrai.errors import BatchStopped, InvalidInput, LedgerError, nearest
 from orchestrai.handle import Handle
 from orchestrai.intake import Intake
-from orchestrai.options import CallOptions, OnError, ProgressMode, TaskOptions, signature_of
+from orchestrai.options import CallOptions, OnError, ProgressMode, TaskOptions, check_call, signature_of
 from orchestrai.platforms import discovery
 from orchestrai.platforms.discovery import Finding
 from orchestrai.pricing import PriceList
@@ -69,7 +67,7 @@ class Orchestrator:
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         start = Path(project) if project is not None else Path.cwd()
-        self.settings: Settings = load(start, settings, os.environ)
+        self.settings: Settings = load(start, settings)
         self.project, _ = project_of(start)
         self._folder = _ledger_folder(project, self.settings)
         self._isolated = project is not None
@@ -231,12 +229,8 @@ class Orchestrator:
         self.last_batch = finish()
 
         async def work() -> None:
-            try:
-                with show_progress(run.progress, call.get("progress") or self.settings.progress):
-                    await run.execute(prepared.items, prepared.refused)
-            finally:
-                self.last_batch = finish()
-            _raise_if_stopped(run, self.last_batch)
+            with show_progress(run.progress, call.get("progress") or self.settings.progress):
+                await self._settled(run, run.execute(prepared.items, prepared.refused), finish)
 
         return Handle(run, Errand(engine_loop(), work(), run.stop), finish)
 
@@ -252,7 +246,8 @@ class Orchestrator:
             input.
         """
         task_options, call = _split(options)
-        router = self._routing()
+        check_call(call)
+        preparer = Preparer(self._routing(), mix=call.get("mix") is not False)
         run_options = self._run_options("as_completed", call)
 
         def make(on_result: Any) -> Run:
@@ -261,7 +256,7 @@ class Orchestrator:
         return completed(
             prompts,
             make,
-            Preparer(router),
+            preparer,
             prompt=call.get("prompt"),
             missing=call.get("missing") or "skip",
             options=self._with_defaults(task_options),
@@ -274,8 +269,8 @@ class Orchestrator:
         Takes the task options of `run`. After the last piece `.result` is the settled Result; a stream that ends
         without an answer raises TaskFailed.
         """
-        task = intake_module.take_one(prompt, options=self._with_defaults(dict(options)))
-        prepared = Preparer(self._routing(), streaming=True).prepare([task])
+        _, task_options = _checked(options, ())
+        prepared = Preparer(self._routing(), streaming=True).prepare([self._one_task(prompt, task_options)])
         run_options = self._run_options("stream", {"reuse": reuse})
 
         def make(on_piece: Any) -> Run:
@@ -286,14 +281,16 @@ class Orchestrator:
     @signature_of(run)
     def run_sync(self, prompt: Any, **options: Any) -> Result:
         """Answer one prompt without `await`: from scripts, and from cells whose loop is running."""
-        call = dict(options)
-        on_error, reuse = call.pop("on_error", "raise"), call.pop("reuse", None)
-        _, task_options = _checked(call, ())
-        return _result_of(self._single(prompt, task_options, reuse).wait_sync(), on_error)
+        engine_loop().refuse_inside()
+        call, task_options = _checked(options, ("on_error", "reuse"))
+        on_error = call.get("on_error") or "raise"
+        check_call({"on_error": on_error}, on_error=("raise", "continue"))
+        return _result_of(self._single(prompt, task_options, call.get("reuse")).wait_sync(), on_error)
 
     @signature_of(batch)
     def batch_sync(self, prompts: Any, **options: Unpack[CallOptions]) -> BatchResult:
         """Answer many prompts without `await`; an interrupt keeps what is finished in `last_batch`."""
+        engine_loop().refuse_inside()
         return self.start(prompts, **options).wait()
 
     def wait(self, awaitable: Awaitable[T]) -> T:
@@ -324,7 +321,7 @@ class Orchestrator:
             if self._given is not None:
                 self._findings = discovery.given(self._given)
             else:
-                self._findings = discovery.discover(os.environ, self.settings.platforms)
+                self._findings = discovery.discover(self.settings.platforms)
         return self._findings
 
     @property
@@ -334,10 +331,11 @@ class Orchestrator:
 
     def close(self) -> None:
         """End connections, make everything durable and let go of the ledger; closing twice is harmless."""
+        if self._engine is not None:
+            self._engine.loop.refuse_inside()
         with self._opening:
             engine, self._engine = self._engine, None
-            if engine is None:
-                return
+        if engine is not None:
             platforms = [finding.platform for finding in self._findings or () if finding.platform is not None]
             engine.loop.submit(_close_all(list(self._runs), platforms)).result()
             close_engine(engine)
@@ -359,19 +357,20 @@ class Orchestrator:
         await asyncio.get_running_loop().run_in_executor(None, self.close)
 
     def __repr__(self) -> str:
-        names = ", ".join(f"{f.name} ({f.platform.model})" for f in self.findings if f.platform is not None)
+        try:
+            names = ", ".join(f"{f.name} ({f.platform.model})" for f in self.findings if f.platform is not None)
+        except Exception as error:  # noqa: BLE001 - a traceback with locals may show it half made; a repr never raises
+            return f"<Orchestrator: not ready ({type(error).__name__})>"
         return f"<Orchestrator: {names or 'no platform'}; ledger {self.ledger_path}>"
 
     # How calls are made.
 
     async def _run(self, prompt: Any, options: dict[str, Any], on_error: str, reuse: bool | None) -> Result:
+        check_call({"on_error": on_error}, on_error=("raise", "continue"))
         return _result_of(await self._single(prompt, options, reuse).wait(), on_error)
 
     def _single(self, prompt: Any, options: dict[str, Any], reuse: bool | None) -> Errand[Result]:
-        task = intake_module.take_one(prompt, options=self._with_defaults(options))
-        if (task.samples or 1) > 1:
-            raise InvalidInput("run answers once; several samples of a prompt are a batch.")
-        prepared = Preparer(self._routing()).prepare([task])
+        prepared = Preparer(self._routing()).prepare([self._one_task(prompt, options)])
         run = self._new_run(self._run_options("run", {"reuse": reuse}))
 
         async def work() -> Result:
@@ -382,35 +381,44 @@ class Orchestrator:
 
         return Errand(engine_loop(), work(), run.stop)
 
+    def _one_task(self, prompt: Any, options: dict[str, Any]) -> Task:
+        task = intake_module.take_one(prompt, options=self._with_defaults(options))
+        if (task.samples or 1) > 1:
+            raise InvalidInput("One prompt is answered once here; several samples of it are a batch.")
+        return task
+
     async def _batch(self, prompts: Any, options: dict[str, Any], call: dict[str, Any]) -> BatchResult:
         run, prepared, intake = self._planned(prompts, options, call)
         finish = self._finisher(run, prepared, intake, call)
         errand = Errand(engine_loop(), run.execute(prepared.items, prepared.refused), run.stop)
+        with show_progress(run.progress, call["progress"] or self.settings.progress):
+            return await self._settled(run, errand.wait(), finish)
+
+    async def _settled(self, run: Run, work: Awaitable[object], finish: Callable[[], BatchResult]) -> BatchResult:
+        """Return the result of a batch once its work ends, and keep it however that ends."""
         try:
-            with show_progress(run.progress, call["progress"] or self.settings.progress):
-                await errand.wait()
+            await work
         except LedgerError as error:
             error.result = finish()
             raise
         finally:
-            self.last_batch = finish()
-        _raise_if_stopped(run, self.last_batch)
-        return self.last_batch
+            result = self.last_batch = finish()
+        _raise_if_stopped(run, result)
+        return result
 
     def _planned(self, prompts: Any, options: dict[str, Any], call: Mapping[str, Any]) -> tuple[Run, Prepared, Intake]:
         """Read the whole input and decide what each task is to do; nothing is sent."""
+        check_call(call)
         intake = intake_module.take(
             prompts,
             prompt=call.get("prompt"),
             missing=call.get("missing") or "skip",
             options=self._with_defaults(options),
         )
-        preparer = Preparer(self._routing())
+        preparer = Preparer(self._routing(), mix=call.get("mix") is not False)
         frames.check_columns(intake.frame, call.get("into"), preparer.schema(options.get("schema")), intake.columns)
         prepared = preparer.prepare(intake.tasks, refused=intake.refused, labels=intake.labels)
-        only_model = one_model(prepared.items) if call.get("mix") is False else None
-        run_options = replace(self._run_options("batch", call), only_model=only_model)
-        return self._new_run(run_options), prepared, intake
+        return self._new_run(self._run_options("batch", call)), prepared, intake
 
     def _finisher(
         self, run: Run, prepared: Prepared, intake: Intake, call: Mapping[str, Any]
@@ -422,10 +430,12 @@ class Orchestrator:
         count = len(waiting) + len(prepared.refused)
         sampled = any((task.samples or 1) > 1 for task in intake.tasks)
 
+        again = {name: call[name] for name in ("mix", "concurrency", "reuse", "progress") if call.get(name) is not None}
+
         async def retry(tasks: list[Task]) -> list[Result]:
             newest = self.last_batch
             try:
-                return list(await self.batch(tasks, reuse=call.get("reuse")))
+                return list(await self.batch(tasks, **again))
             finally:
                 self.last_batch = newest  # the merged result is the caller's; this part of it is nobody's
 
@@ -513,8 +523,6 @@ def _split(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _checked(options: Mapping[str, Any], call_only: Iterable[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    from orchestrai.errors import nearest
-
     known = {*call_only, *TASK_OPTIONS}
     for name in options:
         if name not in known:

@@ -27,7 +27,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal, NoReturn, SupportsIndex, get_args
 
 from orchestrai.errors import InvalidSettings, nearest
 
@@ -52,6 +52,21 @@ class Key(str):
 
     def __repr__(self) -> str:
         return "'[key]'"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Key:
+        return self
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        raise TypeError('A key is not copied out of this process. Write "env:NAME" in its place.')
+
+
+class _FileContent(bytes):
+    """What a settings file holds, keys perhaps; its repr does not show it."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "<content of a settings file>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +124,8 @@ def load(
     if (nearest_file := _nearest_file(start)) is not None:
         path, table = nearest_file
         _take(found, table, f"{path}: ", path.parent)
-    for variable, text in (os.environ if env is None else env).items():
-        if variable.startswith(_PREFIX) and variable not in OTHER_VARIABLES:
-            _take(found, _from_variable(variable, text), f"{variable}: ", Path.cwd())
+    for variable, text in _ours(env).items():
+        _take(found, _from_variable(variable, text), f"{variable}: ", Path.cwd())
     _take(found, overrides or {}, "settings: ", Path.cwd())
     return Settings(**found)
 
@@ -144,25 +158,25 @@ def _nearest_file(start: Path) -> tuple[Path, Mapping[str, Any]] | None:
             return path, _parsed(path, data)
         path = folder / "pyproject.toml"
         # Most of them do not speak of us; then it is not ours to complain about their syntax.
-        if (data := _read(path)) is not None and b"orchestrai" in data:
+        if (data := _read(path)) is not None and data.find(b"orchestrai") >= 0:
             tool = _parsed(path, data).get("tool")
             if isinstance(tool, Mapping) and "orchestrai" in tool:
                 return path, tool["orchestrai"]
     return None
 
 
-def _read(path: Path) -> bytes | None:
+def _read(path: Path) -> _FileContent | None:
     try:
-        return path.read_bytes()
+        return _FileContent(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
     except OSError as error:
         raise InvalidSettings(f"{path}: cannot read this file ({error.strerror}).") from error
 
 
-def _parsed(path: Path, data: bytes) -> dict[str, Any]:
+def _parsed(path: Path, data: _FileContent) -> dict[str, Any]:
     try:
-        return tomllib.loads(data.decode("utf-8-sig"))
+        return _with_hidden_keys(tomllib.loads(data.decode("utf-8-sig")))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         # Not chained: the original holds the file's text, and with it any key.
         raise InvalidSettings(f"{path}: no valid TOML: {error}") from None
@@ -180,6 +194,12 @@ def _declared_name(path: Path) -> str | None:
         return None
     name = project.get("name") if isinstance(project, Mapping) else None
     return name if isinstance(name, str) and name else None
+
+
+def _ours(env: Mapping[str, str] | None) -> dict[str, str]:
+    """Return our variables alone: the others may hold keys, and tracebacks can show what a frame that raises holds."""
+    given = os.environ if env is None else env
+    return {name: text for name, text in given.items() if name.startswith(_PREFIX) and name not in OTHER_VARIABLES}
 
 
 def _from_variable(variable: str, text: str) -> dict[str, Any]:

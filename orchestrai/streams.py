@@ -15,7 +15,7 @@ from orchestrai.errors import BatchStopped
 from orchestrai.result import Result
 
 _LOOK_AHEAD: Final = 1000  # prompts read and not yet yielded
-_CHUNK: Final = 100  # prompts handed to the engine at once
+_CHUNK: Final = 100  # prompts handed to the engine at once; samples count as prompts
 
 
 async def completed(
@@ -52,7 +52,7 @@ async def completed(
     finally:
         feeder.cancel()
         errand.stop()
-        await asyncio.wait({asyncio.wrap_future(errand.future), feeder})
+        await asyncio.gather(asyncio.wrap_future(errand.future), feeder, return_exceptions=True)
 
 
 async def _feed(
@@ -92,11 +92,14 @@ async def _hand_over(
     prepared = preparer.prepare(
         [task for _, task, _, _ in rows], refused=refused, labels=[label for *_, label in rows], start=rows[0][0]
     )
-    for _ in range(len(prepared.items) + len(prepared.refused)):
-        await room.acquire()
     for result in prepared.refused.values():
+        await room.acquire()
         outlet.push(result)
-    await asyncio.wrap_future(engine_loop().submit(run.feed(prepared.items)))
+    for start in range(0, len(prepared.items), _CHUNK):  # one prompt may stand for more samples than there is room
+        items = prepared.items[start : start + _CHUNK]
+        for _ in items:
+            await room.acquire()
+        await asyncio.wrap_future(engine_loop().submit(run.feed(items)))
 
 
 class AnswerStream:
@@ -111,8 +114,12 @@ class AnswerStream:
         self._make_run = make_run
         self._prepared = prepared
         self._iterator: AsyncIterator[str] | None = None
-        self.result: Result | None = None
-        """The settled Result, once the last piece was given."""
+        self._run: Run | None = None
+
+    @property
+    def result(self) -> Result | None:
+        """The settled Result once the answer is whole, also where the loop was left earlier; None until then."""
+        return self._run.results[0] if self._run is not None and self._run.results else None
 
     def __aiter__(self) -> AsyncIterator[str]:
         if self._iterator is None:
@@ -121,7 +128,7 @@ class AnswerStream:
 
     async def _pieces(self) -> AsyncIterator[str]:
         outlet: Outlet[str] = Outlet(asyncio.get_running_loop())
-        run = self._make_run(outlet.push)
+        run = self._run = self._make_run(outlet.push)
         errand = Errand(engine_loop(), run.execute(self._prepared.items, self._prepared.refused), run.stop)
         errand.future.add_done_callback(lambda _: outlet.end())
         given = False
@@ -132,8 +139,7 @@ class AnswerStream:
             await errand.wait()
         finally:
             errand.stop()
-            await asyncio.wait({asyncio.wrap_future(errand.future)})
-            self.result = run.results[0] if run.results else None
+            await asyncio.gather(asyncio.wrap_future(errand.future), return_exceptions=True)
         assert self.result is not None
         self.result.raise_for_failure()
         if not given and self.result.output:  # it came from the ledger

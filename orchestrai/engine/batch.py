@@ -64,7 +64,6 @@ class RunOptions:
         concurrency: Ceiling over all platforms.
         repair_attempts: How often an unusable answer is asked again.
         keep_texts: Keep prompts and answers in the ledger.
-        only_model: With `mix=False`, the one model whose answers count.
         described: Options of the call as they are kept with it.
     """
 
@@ -76,7 +75,6 @@ class RunOptions:
     concurrency: int | None = None
     repair_attempts: int = 1
     keep_texts: bool = True
-    only_model: str | None = None
     described: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -541,7 +539,7 @@ class Run:
     def _reuse(self, item: Item, answers: list[StoredAnswer] | None) -> bool:
         """Settle a task with an answer of the ledger, if one may be reused."""
         for answer in answers or ():
-            found = usable(answer, item, self.options.only_model)
+            found = usable(answer, item)
             if found is not None:
                 self._settle_as(item, found, answer.attempt_id, answer.task_id)
                 self._settle_copies(item, found, answer.attempt_id, answer.task_id)

@@ -34,7 +34,8 @@ class Engine:
         self.lib_version = lib_version
         self._lanes: dict[tuple[str, str | None, str | None], Lane] = {}
         self.clock = WallClock(self.loop.loop)
-        self.journal = self.loop.submit(self._attach()).result()
+        inside = self.loop.inside()  # an async function as a platform may make calls of its own
+        self.journal = self.ledger.attach(self.loop.loop) if inside else self.loop.submit(self._attach()).result()
 
     async def _attach(self) -> Journal:
         return self.ledger.attach(asyncio.get_running_loop())

@@ -44,6 +44,15 @@ class EngineLoop:
         """Return True when called from the loop's own thread."""
         return threading.current_thread() is self._thread
 
+    def refuse_inside(self) -> None:
+        """Refuse to wait for the loop from its own thread, before anything is begun.
+
+        Raises:
+            RuntimeError: Called from the loop's own thread, which would wait for itself.
+        """
+        if self.inside():
+            raise RuntimeError("A sync call from inside orchestrai's own loop would wait for itself. Use `await`.")
+
     def submit(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
         """Start a coroutine on the loop, from any thread."""
         return asyncio.run_coroutine_threadsafe(work, self.loop)
@@ -125,8 +134,7 @@ class Errand(Generic[T]):
         Raises:
             RuntimeError: Called from the engine's own thread, which would wait for itself.
         """
-        if self._engine.inside():
-            raise RuntimeError("A sync call from inside orchestrai's own loop would wait for itself. Use `await`.")
+        self._engine.refuse_inside()
         try:
             return self.future.result()
         except KeyboardInterrupt:

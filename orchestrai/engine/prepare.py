@@ -36,11 +36,15 @@ class Preparer:
     Args:
         router: Where tasks may go.
         streaming: The answers are to be streamed.
+        mix: False: one model answers all tasks, the best that every one of the first `prepare` can be asked of.
     """
 
-    def __init__(self, router: Router, *, streaming: bool = False) -> None:
+    def __init__(self, router: Router, *, streaming: bool = False, mix: bool = True) -> None:
         self._router = router
         self._streaming = streaming
+        self._mix = mix
+        self._only_model: str | None = None
+        self._narrowed: dict[int, Route] = {}
         self._schemas: dict[int, tuple[Any, AnswerSchema]] = {}  # the schema is kept, so that its id stays its own
         self._files: dict[str | Path, Attachment] = {}
         self._position = 0
@@ -62,7 +66,8 @@ class Preparer:
             start: Index of the first task in the whole input.
 
         Raises:
-            InvalidInput: A hint names an unknown platform, or a schema is none.
+            InvalidInput: A hint names an unknown platform, a schema is none, or with `mix=False` no model can take
+                all of the tasks.
         """
         items: list[Item] = []
         results: dict[int, Result] = {}
@@ -75,7 +80,7 @@ class Preparer:
                     task = self._with_files(task)
                 except InvalidInput as error:
                     why = str(error)
-            route = self._router.route(task, streaming=self._streaming) if why is None else None
+            route = self._route(task) if why is None else None
             if route is not None and not route.offers:
                 why, error_class = f"no platform can take this task: {route.why_none()}", "request"
             schema = self.schema(task.schema) if why is None else None
@@ -87,7 +92,20 @@ class Preparer:
                     key = task.sample_key(sample, digest)
                     items.append(Item(task, index, row, sample, key, route, schema, self._position))
                 self._position += 1
+        if not self._mix and self._only_model is None and items:
+            self._only_model = _common_model(items)
+            for item in items:
+                item.route = self._route(item.task)
         return Prepared(items, results)
+
+    def _route(self, task: Task) -> Route:
+        route = self._router.route(task, streaming=self._streaming)
+        if self._only_model is None:
+            return route
+        narrowed = self._narrowed.get(id(route))  # the router keeps its routes, so that their ids stay their own
+        if narrowed is None:
+            narrowed = self._narrowed[id(route)] = _narrow(route, self._only_model)
+        return narrowed
 
     def schema(self, schema: Any) -> AnswerSchema | None:
         """Return the compiled form of a schema, compiled once; None stays None.
@@ -128,27 +146,20 @@ def _refusal(task: Task, why: str, error_class: Any, index: int, row: Any, sampl
     )
 
 
-def one_model(items: list[Item]) -> str | None:
-    """Restrict all items to the best model that every one of them can be asked of, and return it.
+def _common_model(items: Sequence[Item]) -> str:
+    """Return the best model that every one of the items can be asked of.
 
     Raises:
-        InvalidInput: No model can take all of the tasks.
+        InvalidInput: There is none.
     """
-    routes = {id(item.route): item.route for item in items}
-    if not routes:
-        return None
-    first, *others = routes.values()
+    first, *others = {id(item.route): item.route for item in items}.values()
     for offer in first.offers:
         if all(any(other.model == offer.model for other in route.offers) for route in others):
-            model = offer.model
-            narrowed = {key: _narrow(route, model) for key, route in routes.items()}
-            for item in items:
-                item.route = narrowed[id(item.route)]
-            return model
+            return offer.model
     raise InvalidInput("mix=False: no single model can take all of these tasks. Name a model, or split the call.")
 
 
 def _narrow(route: Route, model: str) -> Route:
     kept: tuple[Offer, ...] = tuple(offer for offer in route.offers if offer.model == model)
     dropped = {o.platform.name: f"mix=False: {model} answers" for o in route.offers if o.model != model}
-    return Route(kept, {**route.excluded, **dropped})
+    return Route(kept, {**route.excluded, **dropped}, model)

@@ -12,7 +12,7 @@ from orchestrai.result import Result, Usage
 from orchestrai.schemas import InvalidAnswer
 
 
-def usable(answer: StoredAnswer, item: Item, only_model: str | None) -> Result | None:
+def usable(answer: StoredAnswer, item: Item) -> Result | None:
     """Return the stored answer as a result, or None when it may not be reused for this task.
 
     It must validate under today's schema and come from a model that this call allows; an answer of the demo
@@ -22,7 +22,7 @@ def usable(answer: StoredAnswer, item: Item, only_model: str | None) -> Result |
     task = item.task
     if answer.demo and not (item.route.offers and item.offer.platform.demo):
         return None
-    if only_model is not None and answer.model_requested != only_model:
+    if item.route.only_model is not None and answer.model_requested != item.route.only_model:
         return None
     if task.strict and task.platforms:
         allowed = {offer.model for offer in item.route.offers}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -11,6 +12,7 @@ from orchestrai.errors import InvalidSettings, ModelMissing, NoPlatform, nearest
 from orchestrai.platforms.function import FunctionPlatform
 from orchestrai.platforms.protocol import Platform
 from orchestrai.result import Tier
+from orchestrai.settings import Key
 
 ENTRY_POINTS: Final = "orchestrai.platforms"
 """Entry point group under which a third party's platform class is found by its `kind` in the settings."""
@@ -45,26 +47,25 @@ class Finding:
         return self.platform.tier if self.platform is not None else None
 
 
-def discover(environment: Mapping[str, str], settings: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
-    """Return what the environment and the settings offer, in the order in which equals are tried.
+def discover(settings: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
+    """Return what the settings and the environment offer, in the order in which equals are tried.
 
     Args:
-        environment: Environment variables.
         settings: The `platforms` table of the settings: name → fields of the constructor, with `kind`.
 
     Raises:
         InvalidSettings: A table names an unknown kind or field.
     """
-    findings = [Finding(name, from_table(name, table, environment), "settings") for name, table in settings.items()]
+    findings = [Finding(name, from_table(name, table), "settings") for name, table in settings.items()]
     named = {finding.name for finding in findings}
     if "openai" not in named:
-        findings.append(_openai(environment))
+        findings.append(_openai())
     if "local" not in named:
         findings.append(_local())
     return findings
 
 
-def from_table(name: str, table: Mapping[str, Any], environment: Mapping[str, str]) -> Platform:
+def from_table(name: str, table: Mapping[str, Any]) -> Platform:
     """Return the platform that a table of the settings describes.
 
     Raises:
@@ -81,7 +82,7 @@ def from_table(name: str, table: Mapping[str, Any], environment: Mapping[str, st
             raise InvalidSettings(f"platforms.{name}: unknown field {field!r}.{nearest(field, known)}")
     key = fields.get("api_key")
     if isinstance(key, str) and key.startswith("env:"):
-        fields["api_key"] = environment.get(key[4:])
+        fields["api_key"] = Key(os.environ.get(key[4:], ""))
         if not fields["api_key"]:
             raise InvalidSettings(f"platforms.{name}: api_key says {key!r}, but {key[4:]} is not set.")
     return make(**{"name": name, **fields})
@@ -108,10 +109,10 @@ def _platform(value: Any) -> Platform:
     raise NoPlatform(f"{value!r} is no platform: give an orchestrai.platforms object or an async function.")
 
 
-def _openai(environment: Mapping[str, str]) -> Finding:
-    if environment.get("OPENAI_API_KEY") or environment.get("OPENAI_BASE_URL"):
-        source = "OPENAI_API_KEY" if environment.get("OPENAI_API_KEY") else "OPENAI_BASE_URL"
-        return Finding("openai", _built_in("openai")(), f"{source} is set")
+def _openai() -> Finding:
+    for variable in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
+        if os.environ.get(variable):
+            return Finding("openai", _built_in("openai")(), f"{variable} is set")
     return Finding(
         "openai", None, "OPENAI_API_KEY is not set (for a compatible server: OPENAI_BASE_URL and OPENAI_MODEL)"
     )

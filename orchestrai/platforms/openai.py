@@ -101,6 +101,9 @@ class OpenAI:
     ) -> None:
         from yarl import URL
 
+        # From here on the key stands in no local: a traceback can show those of a constructor that raises.
+        given_key = None if api_key is None else _sealed(api_key)
+        del api_key
         address = base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_BASE_URL
         try:
             url = URL(address.rstrip("/") + "/chat/completions")
@@ -111,13 +114,14 @@ class OpenAI:
         if url.user or url.password or url.query:
             raise InvalidSettings(f"{name}: base_url holds a password or a query. The key goes into api_key=.")
         self._is_openai = url.host == "api.openai.com"
-        environment = os.environ if base_url is None or self._is_openai else {}
+        from_environment = base_url is None or self._is_openai
+        self._key = given_key or _sealed(os.environ.get("OPENAI_API_KEY") if from_environment else None)
         self.name = name
-        self.tier: Tier = _one_of(name, "tier", tier, get_args(Tier))
-        self.model = model or environment.get("OPENAI_MODEL") or DEFAULT_MODEL
+        self.model = model or (os.environ.get("OPENAI_MODEL") if from_environment else None) or DEFAULT_MODEL
         # A server that nobody knows is unpriced: its models only look like OpenAI's.
         self.provider = provider or _provider(url.host) or (url.host if name == "openai" else name)
         self.address = f"{url.host}:{url.port}"
+        self.tier: Tier = _one_of(name, "tier", tier, get_args(Tier))
         self.limits = _limits(name, limits or {})
         self.price = _price(name, price or {})
         self.concurrency = _at_least_1(name, "concurrency", concurrency)
@@ -127,13 +131,13 @@ class OpenAI:
         self._schema = schema
         self._url = url
         self._more_headers = Headers(_headers(name, headers or {}))
-        self._key = _sealed(api_key if api_key is not None else environment.get("OPENAI_API_KEY"))
         self._headers: tuple[int | None, Headers] = (None, self._more_headers)
         self._format: tuple[Mapping[str, Any], orjson.Fragment] | None = None
         self._http = HttpClient()
 
     def __repr__(self) -> str:
-        return f"OpenAI(name={self.name!r}, model={self.model!r}, host={self.address!r})"
+        known = vars(self)  # a traceback may show it half made
+        return f"OpenAI(name={known.get('name')!r}, model={known.get('model')!r}, host={known.get('address')!r})"
 
     @property
     def account(self) -> str | None:

@@ -13,6 +13,7 @@ from orchestrai.pricing import Price, PriceList
 from orchestrai.result import Tier
 from orchestrai.task import Task
 
+_UNKNOWN: Final = Decimal("Infinity")  # what has no price may cost anything
 _ORDER: Final[dict[Tier, int]] = {"free": 0, "local": 0, "subscription": 1, "paid": 2}  # cash comes last
 
 
@@ -46,6 +47,7 @@ class Route:
 
     offers: tuple[Offer, ...]
     excluded: dict[str, str] = field(default_factory=dict)  # platform -> reason
+    only_model: str | None = None  # with `mix=False`: the one model whose answers count
 
     def why_none(self) -> str:
         """Say why no platform can take the task."""
@@ -86,8 +88,8 @@ class Router:
         """Return the offers for a task, best first.
 
         Free and local platforms come before subscriptions, subscriptions before paid ones; among equals the
-        cheaper list price, then the order of configuration. A hint comes first whatever it costs. The embedded
-        demo model comes last, unless it is hinted.
+        cheaper list price (an unknown one last), then the order of configuration. A hint comes first whatever it costs.
+        The embedded demo model comes last, unless it is hinted.
 
         Raises:
             InvalidInput: A hint names a platform that is not configured.
@@ -134,10 +136,15 @@ class Router:
         """Return the model to ask this platform for, or None when it does not serve the one required."""
         if asked is None:
             return platform.model
-        prefix, _, rest = asked.partition("/")
-        if rest and prefix in self._platforms:
-            return rest if prefix == platform.name else None
+        prefix = self._prefix(asked)
+        if prefix is not None:
+            return asked.removeprefix(f"{prefix}/") if prefix == platform.name else None
         return asked if platform.serves(asked) else None
+
+    def _prefix(self, model: str | None) -> str | None:
+        """Return the platform that a model requirement names ("platform/model"), if one of that name is configured."""
+        prefix, _, rest = (model or "").partition("/")
+        return prefix if rest and prefix in self._platforms else None
 
     def _obstacle(
         self, platform: Platform, model: str | None, task: Task, *, images: bool, streaming: bool
@@ -145,7 +152,7 @@ class Router:
         """Return why this platform cannot take the task, or None when it can."""
         if task.strict and task.platforms and platform.name not in task.platforms:
             return "strict: another platform is named"
-        if platform.name in self._waiting and platform.name not in task.platforms:
+        if platform.name in self._waiting and platform.name not in (*task.platforms, self._prefix(task.model)):
             return self._waiting[platform.name]
         if model is None:
             return f"does not serve {task.model}"
@@ -166,12 +173,12 @@ def price_of(
 
 
 def _preference(offer: Offer, position: dict[str, int]) -> tuple[int, bool, int, Decimal]:
-    typical = (offer.price.unit_cost if offer.price else None) or Decimal(0)
+    typical = offer.price.unit_cost if offer.price is not None else None
     return (
         position.get(offer.platform.name, len(position)),
         offer.platform.demo,
         _ORDER[offer.tier],
-        typical if offer.tier == "paid" else Decimal(0),
+        Decimal(0) if offer.tier != "paid" else _UNKNOWN if typical is None else typical,
     )
 
 
