@@ -53,6 +53,7 @@ def progress_text(progress: Progress) -> str:
         (progress.failed, "failed"),
         (progress.reused, "reused"),
         (progress.skipped, "skipped"),
+        (progress.cancelled, "cancelled"),
         (progress.running, "running"),
     ):
         if count:

@@ -1,0 +1,310 @@
+"""The command line: `orchestrai submit`, `batch`, `platforms`, `model fetch` and `demo`.
+
+Data goes to stdout, progress and messages to stderr. Exit codes: 0 all succeeded, 1 some tasks failed, 2 bad input,
+3 nothing could run, 4 refused by the budget or by the person, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from orchestrai.cli import demo
+from orchestrai.cli.options import (
+    Format,
+    FormatOption,
+    MaxTokensOption,
+    ModelOption,
+    NoReuseOption,
+    PlatformOption,
+    ProjectOption,
+    SchemaOption,
+    StrictOption,
+    SystemOption,
+    TagOption,
+    TemperatureOption,
+    TypeOption,
+    task_options,
+)
+from orchestrai.cli.running import BAD_INPUT, INTERRUPTED, NOTHING_RAN, SUCCEEDED, TASKS_FAILED, run_batch
+from orchestrai.errors import InvalidInput, OrchestraiError
+from orchestrai.version import __version__
+
+if TYPE_CHECKING:
+    from orchestrai.orchestrator import Orchestrator
+    from orchestrai.results.batch_result import BatchResult
+
+_COMPLETION: Final = "_ORCHESTRAI_COMPLETE"  # how typer's shell completion calls
+_READER_LEFT: Final = 141  # what a shell reports of a program whose reader has gone: 128 + SIGPIPE
+
+# typer brings click along under changing names; the class of its complaints is the parent of the public one.
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+
+
+app = typer.Typer(
+    name="orchestrai",
+    help="Send prompts to the cheapest AI that can answer them: durable, and with every cent on record.",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+model_app = typer.Typer(help="The embedded demo model.")
+model_app.command()(demo.fetch)
+
+
+def main() -> None:
+    """Run the command of this process's arguments and exit with its code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code; what it has to say is printed.
+
+    Args:
+        arguments: The words after `orchestrai`.
+    """
+    from orchestrai.cli import render
+
+    try:
+        code = _invoke(list(arguments))
+        sys.stdout.flush()
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    except BrokenPipeError:
+        # The interpreter flushes stdout once more at its end; that must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _READER_LEFT
+    except _UsageError as error:
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context is not None else "orchestrai"
+        render.error(f"{getattr(error, 'format_message', error.__str__)()} ({path} --help lists what there is.)")
+        return BAD_INPUT
+    except (InvalidInput, OSError) as error:
+        render.error(str(error))
+        return BAD_INPUT
+    except OrchestraiError as error:
+        render.error(str(error))
+        return NOTHING_RAN
+    if code == INTERRUPTED:
+        render.message("Interrupted. To go on, run the same command again: what is finished is kept.")
+    return code
+
+
+def _invoke(arguments: list[str]) -> int:
+    """Run one command and return its exit code; errors leave it as they are, which typer's own `main` would change."""
+    command = typer.main.get_command(app)
+    if _COMPLETION in os.environ:  # the shell asks how a line could go on
+        command.main(arguments, prog_name="orchestrai")
+    try:
+        with command.make_context("orchestrai", arguments) as context:
+            code = command.invoke(context)
+    except typer.Exit as end:
+        return end.exit_code
+    return code if isinstance(code, int) else SUCCEEDED
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"orchestrai {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def start(
+    context: typer.Context,
+    version: Annotated[  # noqa: ARG001 - its callback acts
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Send prompts to the cheapest AI that can answer them: durable, and with every cent on record."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@app.command()
+def submit(
+    prompt: Annotated[str, typer.Option("--prompt", "-p", metavar="TEXT", help="The prompt; - reads it from stdin.")],
+    type: TypeOption = None,
+    platform: PlatformOption = None,
+    strict: StrictOption = False,
+    model: ModelOption = None,
+    system: SystemOption = None,
+    max_tokens: MaxTokensOption = None,
+    temperature: TemperatureOption = None,
+    schema: SchemaOption = None,
+    file: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--file",
+            exists=True,
+            dir_okay=False,
+            metavar="PATH",
+            help="Text file or image that goes with it; may be repeated.",
+        ),
+    ] = None,
+    tag: TagOption = None,
+    chain_id: Annotated[
+        str | None, typer.Option("--chain-id", metavar="NAME", help="Chain that the task belongs to.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Write the answer there (.json: everything about it)."),
+    ] = None,
+    no_reuse: NoReuseOption = False,
+    format: FormatOption = Format.text,
+    project: ProjectOption = None,
+) -> int:
+    """Answer one prompt."""
+    from orchestrai.cli import outputs, render
+    from orchestrai.cli.records import json_text, result_record
+
+    if output is not None:
+        outputs.check_writable(output)
+    options = task_options(type, platform, strict, model, system, max_tokens, temperature, schema, tag)
+    options |= {"files": tuple(file or ()), "chain": chain_id, "reuse": False if no_reuse else None}
+    text = _stdin() if prompt == "-" else prompt
+    with _orchestrator(project) as orchestrator, render.waiting("waiting for the answer …"):
+        result = orchestrator.run_sync(text, on_error="continue", **options)
+    record = result_record(result)
+    if output is not None and output.suffix.lower() == ".json":
+        outputs.write_text(output, json_text(record, indent=2) + "\n")
+    elif output is not None and result.success:
+        outputs.write_text(output, f"{result.output}\n")
+    if format is Format.json:
+        render.show_json(record)
+    else:
+        render.show_result(result, answer=output is None)
+    if result.error_class == "input":
+        return BAD_INPUT
+    return SUCCEEDED if result.success else TASKS_FAILED
+
+
+@app.command()
+def batch(
+    input: Annotated[
+        Path, typer.Option("--input", "-i", metavar="FILE", help="Tasks: .json, .jsonl, .csv or .parquet.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Results: .json, .jsonl, .csv or .parquet."),
+    ] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option("--prompt", metavar="TEMPLATE", help="Prompt of each row, with {column} for its cells."),
+    ] = None,
+    into: Annotated[str | None, typer.Option("--into", metavar="NAME", help="Name of the answer's column.")] = None,
+    parallel: Annotated[
+        int | None, typer.Option("--parallel", min=1, metavar="N", help="Most requests under way at once.")
+    ] = None,
+    type: TypeOption = None,
+    platform: PlatformOption = None,
+    strict: StrictOption = False,
+    model: ModelOption = None,
+    system: SystemOption = None,
+    max_tokens: MaxTokensOption = None,
+    temperature: TemperatureOption = None,
+    schema: SchemaOption = None,
+    tag: TagOption = None,
+    name: Annotated[
+        str | None,
+        typer.Option("--name", metavar="NAME", help="Name of the batch: shown, and found again in the ledger."),
+    ] = None,
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first task that fails.")] = False,
+    no_reuse: NoReuseOption = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Answer every question with yes.")] = False,  # noqa: ARG001 - nothing asks yet that it would answer
+    format: FormatOption = Format.text,
+    project: ProjectOption = None,
+) -> int:
+    """Answer many prompts in parallel.
+
+    Interrupted, or with failures, the same command goes on where it ended: what is answered costs nothing.
+    """
+    from orchestrai.cli import files, outputs, render
+
+    if output is not None:
+        outputs.check_output(output, input)
+    options = task_options(type, platform, strict, model, system, max_tokens, temperature, schema, tag)
+    with _orchestrator(project) as orchestrator:
+        names = [finding.name for finding in orchestrator.findings]
+        tasks = files.read_tasks(input, prompt, names)
+        options |= {
+            "prompt": prompt,
+            "into": into,
+            "concurrency": parallel,
+            "name": name,
+            "on_error": "stop" if fail_fast else "continue",
+            "reuse": False if no_reuse else None,
+        }
+        outcome = run_batch(orchestrator, tasks, options)
+        if outcome.error is not None:
+            render.error(outcome.error)
+        if outcome.result is not None:
+            _deliver(outcome.result, output, format)
+    return outcome.code
+
+
+def _deliver(result: BatchResult, output: Path | None, format: Format) -> None:
+    """Write a batch to its file, if it has one, and print it."""
+    from orchestrai.cli import outputs, records, render
+
+    if output is not None:
+        outputs.write_batch(output, result)
+    if format is Format.json:
+        whole = records.batch_record(result) if output is None else records.batch_totals(result)
+        render.show_json(whole if output is None else whole | {"output": str(output)})
+        return
+    render.show_batch(result, rows=output is None)
+    if output is not None:
+        render.message(f"Written to {output}")
+
+
+@app.command()
+def platforms(format: FormatOption = Format.text, project: ProjectOption = None) -> int:
+    """List what can answer, and how to get the rest."""
+    from orchestrai.cli import render
+
+    with _orchestrator(project) as orchestrator:
+        findings, ledger = orchestrator.findings, orchestrator.ledger_path
+    if format is Format.json:
+        fields = ("name", "model", "tier", "automatic", "why")
+        rows = [
+            {"found": finding.platform is not None, **{field: getattr(finding, field) for field in fields}}
+            for finding in findings
+        ]
+        render.show_json({"platforms": rows, "ledger": str(ledger)})
+        return SUCCEEDED
+    render.show_table(
+        [
+            [f.name, "yes" if f.platform is not None else "no", f.model or "", f.tier or "", " ".join(f.why.split())]
+            for f in findings
+        ],
+        ("platform", "found", "model", "tier", "why"),
+    )
+    render.message(f"\nLedger: {ledger}")
+    return SUCCEEDED
+
+
+def _orchestrator(project: Path | None) -> Orchestrator:
+    from orchestrai.orchestrator import Orchestrator
+
+    return Orchestrator(project=project)
+
+
+def _stdin() -> str:
+    """Return the text that comes in on stdin, without the line break at its end."""
+    try:
+        return sys.stdin.buffer.read().decode("utf-8-sig").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"stdin: no text in UTF-8 (byte {error.start}).") from None
+
+
+app.command()(demo.demo)
+app.add_typer(model_app, name="model")
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""Running a batch to whatever end it comes to, and the exit codes that tell it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from orchestrai.errors import BatchStopped, LedgerError
+
+if TYPE_CHECKING:
+    from orchestrai.handle import Handle
+    from orchestrai.orchestrator import Orchestrator
+    from orchestrai.results.batch_result import BatchResult
+
+SUCCEEDED: Final = 0
+TASKS_FAILED: Final = 1
+BAD_INPUT: Final = 2
+NOTHING_RAN: Final = 3
+INTERRUPTED: Final = 130
+
+
+class Outcome(NamedTuple):
+    """How a batch ended: its exit code, all that was finished of it, and why it ended early."""
+
+    code: int
+    result: BatchResult | None
+    error: str | None = None
+
+
+def run_batch(orchestrator: Orchestrator, tasks: Any, options: Mapping[str, Any]) -> Outcome:
+    """Run a batch with its progress on stderr, and return how it ended, also when that was by an interrupt.
+
+    Args:
+        orchestrator: Who runs it.
+        tasks: What `Orchestrator.batch` takes.
+        options: Its options.
+
+    Raises:
+        InvalidInput: The tasks cannot be sent; nothing was.
+        NoPlatform: Nothing can answer.
+    """
+    handle: Handle | None = None
+    try:
+        handle = orchestrator.start(tasks, progress="text", **options)
+        result = handle.wait()
+    except KeyboardInterrupt:
+        return Outcome(INTERRUPTED, None if handle is None else handle.result)
+    except BatchStopped as error:
+        return Outcome(TASKS_FAILED, error.result, f"Stopped at the first failure: {error}")
+    except LedgerError as error:
+        if handle is None:
+            raise
+        return Outcome(NOTHING_RAN, handle.result, str(error))
+    return Outcome(TASKS_FAILED if result.failure_count else SUCCEEDED, result)
