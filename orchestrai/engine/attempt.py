@@ -11,6 +11,7 @@ there for good.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from orchestrai.engine.batch import Run
 
 _PAID: Final = "paid"
+_NO_FIELDS: Final[Mapping[str, Any]] = {}
 _MOST_TOKENS: Final = 10**12  # a count above it is an error of the reply, and would not fit the ledger
 
 
@@ -185,7 +187,7 @@ def _request(item: Item, work: Work, attempt_id: str) -> Request:
         effort=task.effort if can.effort else None,
         json_schema=schema.json_schema if schema is not None and constrain else None,
         choices=schema.choices if schema is not None and constrain else None,
-        extra=(task.extra or {}).get(offer.platform.name, {}),
+        extra=task.extra.get(offer.platform.name, _NO_FIELDS) if task.extra else _NO_FIELDS,
         timeout_s=task.timeout_s or 300.0,
         attempt_id=attempt_id,
     )
@@ -297,7 +299,7 @@ def _record(
         output_tokens=usage.output_tokens,
         reasoning_tokens=usage.reasoning_tokens,
         usage_source=usage.source,
-        usage_raw=_json(seen.usage_raw) if seen is not None and seen.usage_raw else None,
+        usage_raw=seen.usage_raw if seen is not None else None,
         cost=cost,
         list_cost=list_cost,
         cost_source=cost_source,
@@ -349,10 +351,3 @@ def _why_invalid(wrong: InvalidAnswer, reply: Reply) -> str:
     if reply.finish_reason == "length":
         return f"the answer was cut off at its output limit (raise max_tokens): {wrong}"
     return str(wrong)
-
-
-def _json(value: Any) -> str | None:
-    try:
-        return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS).decode()
-    except TypeError:  # a provider's usage object with values no JSON has; the counts are in their own columns
-        return None

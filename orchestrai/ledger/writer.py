@@ -23,6 +23,7 @@ from orchestrai.ledger.rows import AttemptRow, Payload, SendRow, TaskRow, execut
 
 _FULL_GROUP: Final = 256  # rows that are committed without waiting for more
 _LEAST_LINGER_S: Final = 0.002
+_POURING: Final = 8  # rows within one linger that say that the loop is saturated
 _LONGEST_LINGER_S: Final = 0.010
 _LINGER_SHARE: Final = 0.02  # of the usual latency of a request: what company may cost
 
@@ -149,7 +150,17 @@ class Journal:
             self._flush()
         elif self._timer is None:
             linger = min(_LONGEST_LINGER_S, max(_LEAST_LINGER_S, _LINGER_SHARE * self._latency_s))
-            self._timer = self._loop.call_later(linger, self._flush)
+            latest = self._loop.time() + _LONGEST_LINGER_S
+            self._timer = self._loop.call_later(linger, self._linger_over, len(openings) + len(settlings), latest)
+
+    def _linger_over(self, rows_before: int, latest: float) -> None:
+        """Commit what has gathered, unless rows are pouring in: then the loop is busy anyway, and more will share."""
+        rows = len(self._pending.openings) + len(self._pending.settlings)
+        now = self._loop.time()
+        if rows - rows_before >= _POURING and now < latest:
+            self._timer = self._loop.call_later(_LEAST_LINGER_S, self._linger_over, rows, latest)
+        else:
+            self._flush()
 
     def _flush(self) -> None:
         if self._timer is not None:

@@ -24,7 +24,7 @@ from typing import Any, Final
 import orjson
 
 from orchestrai.errors import InvalidInput, ModelMissing, PlatformError
-from orchestrai.platforms import chat_completions, grammars, model_file
+from orchestrai.platforms import chat_completions, grammars, model_file, wire
 from orchestrai.platforms.protocol import Capabilities, DataUse, Reply, Request, Transport
 from orchestrai.result import NO_USAGE, Tier
 
@@ -371,7 +371,7 @@ class _Job:
             finish_reason=_FINISH.get(self.told.get("finish_reason", "")),
             response_id=self.told.get("id"),
             ttft_ms=self.ttft_ms,
-            usage_raw=usage,
+            usage_raw=wire.kept_usage(usage),
         )
 
     async def ended(self) -> None:

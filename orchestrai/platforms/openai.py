@@ -133,6 +133,7 @@ class OpenAI:
         self._more_headers = Headers(_headers(name, headers or {}))
         self._headers: tuple[int | None, Headers] = (None, self._more_headers)
         self._format: tuple[Mapping[str, Any], orjson.Fragment] | None = None
+        self._capabilities: dict[str, Capabilities] = {}
         self._http = HttpClient()
 
     def __repr__(self) -> str:
@@ -160,14 +161,17 @@ class OpenAI:
 
     def capabilities(self, model: str) -> Capabilities:
         """Return what it can do with this model; OpenAI's reasoning models take an effort and no temperature."""
-        reasons = _REASONING_MODELS.match(model) is not None
-        return Capabilities(
-            schema=self._schema,
-            images=self._images,
-            temperature=not (self._is_openai and reasons),
-            effort=reasons or not self._is_openai,
-            context_tokens=self._context_tokens,
-        )
+        known = self._capabilities.get(model)
+        if known is None:
+            reasons = _REASONING_MODELS.match(model) is not None
+            known = self._capabilities[model] = Capabilities(
+                schema=self._schema,
+                images=self._images,
+                temperature=not (self._is_openai and reasons),
+                effort=reasons or not self._is_openai,
+                context_tokens=self._context_tokens,
+            )
+        return known
 
     async def send(self, request: Request) -> Reply:
         """Make one request and return its reply.

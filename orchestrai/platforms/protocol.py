@@ -103,7 +103,7 @@ class Reply:
         request_id: The provider's id of the request, for its support.
         rate_limits: What the headers said; None without any.
         ttft_ms: Time to the first token of a stream [ms].
-        usage_raw: The provider's usage object as it came.
+        usage_raw: The provider's usage object as it came, as JSON.
         http_status: Status of the reply.
     """
 
@@ -116,7 +116,7 @@ class Reply:
     request_id: str | None = None
     rate_limits: RateLimits | None = None
     ttft_ms: float | None = None
-    usage_raw: Mapping[str, Any] | None = None
+    usage_raw: str | None = None
     http_status: int | None = None
 
 

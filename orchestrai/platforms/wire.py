@@ -94,14 +94,15 @@ def mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def kept_usage(value: Any) -> Mapping[str, Any] | None:
-    """Return the provider's usage object when it can be stored: an object that JSON holds, of bounded size."""
+def kept_usage(value: Any) -> str | None:
+    """Return the provider's usage object as JSON when it can be stored: an object of bounded size."""
     if not isinstance(value, dict):
         return None
     try:
-        return value if len(orjson.dumps(value)) <= _LARGEST_USAGE else None
+        text = orjson.dumps(value)
     except (TypeError, ValueError):  # nested deeper or numbers larger than what orjson writes
         return None
+    return text.decode() if len(text) <= _LARGEST_USAGE else None
 
 
 def duration_s(text: str | None) -> float | None:
@@ -159,6 +160,8 @@ def rate_limits(headers: Mapping[str, str], prefix: str = "x-ratelimit-") -> Rat
 
     Source: platform.openai.com/docs/guides/rate-limits; resets are durations such as `120ms` and `6m0s`.
     """
+    if not any(prefix + name in headers for name in _LIMITING):
+        return None
     limits = RateLimits(
         _count(headers.get(prefix + "limit-requests")),
         _count(headers.get(prefix + "remaining-requests")),
@@ -171,6 +174,7 @@ def rate_limits(headers: Mapping[str, str], prefix: str = "x-ratelimit-") -> Rat
 
 
 _NO_LIMITS: Final = RateLimits()
+_LIMITING: Final = ("limit-requests", "remaining-requests", "limit-tokens", "remaining-tokens")
 
 
 def _count(text: str | None) -> int | None:

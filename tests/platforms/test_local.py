@@ -139,7 +139,7 @@ def test_an_answer_tells_its_tokens_its_end_and_its_model(local):
     assert reply.model == DEMO_MODEL
     assert reply.finish_reason == "length"
     assert (reply.usage.output_tokens, reply.usage.source) == (5, "provider")
-    assert reply.usage.input_tokens == reply.usage_raw["prompt_tokens"]
+    assert reply.usage.input_tokens == json.loads(reply.usage_raw)["prompt_tokens"]
     assert reply.ttft_ms > 0
     assert reply.response_id
 
