@@ -1,5 +1,3 @@
 """The version, where everything can read it without importing the package."""
 
-from typing import Final
-
-__version__: Final = "0.1.0"
+__version__ = "0.1.0"  # without an annotation: the build reads this line by its form
