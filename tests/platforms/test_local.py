@@ -368,10 +368,9 @@ def test_a_request_that_waits_for_a_slot_can_be_cancelled(local):
             task.cancel()
             await asyncio.wait([task])
             assert task.cancelled()
-        await until(lambda: not local._under_way)
+        await until(lambda: "orchestrai-local" not in [thread.name for thread in threading.enumerate()])
 
     asyncio.run(crowd())
-    assert not [thread for thread in threading.enumerate() if thread.name == "orchestrai-local"]
 
 
 def test_closing_ends_what_is_under_way_with_an_error(demo_model):
