@@ -31,7 +31,15 @@ from orchestrai.cli.options import (
     TypeOption,
     task_options,
 )
-from orchestrai.cli.running import BAD_INPUT, INTERRUPTED, NOTHING_RAN, SUCCEEDED, TASKS_FAILED, run_batch
+from orchestrai.cli.running import (
+    BAD_INPUT,
+    INTERRUPTED,
+    NOTHING_RAN,
+    SUCCEEDED,
+    TASKS_FAILED,
+    one_interrupt,
+    run_batch,
+)
 from orchestrai.errors import InvalidInput, OrchestraiError
 from orchestrai.version import __version__
 
@@ -229,7 +237,7 @@ def batch(
     if output is not None:
         outputs.check_output(output, input)
     options = task_options(type, platform, strict, model, system, max_tokens, temperature, schema, tag)
-    with _orchestrator(project) as orchestrator:
+    with one_interrupt(), _orchestrator(project) as orchestrator:
         names = [finding.name for finding in orchestrator.findings]
         tasks = files.read_tasks(input, prompt, names)
         options |= {
@@ -270,6 +278,7 @@ def platforms(format: FormatOption = Format.text, project: ProjectOption = None)
 
     with _orchestrator(project) as orchestrator:
         findings, ledger = orchestrator.findings, orchestrator.ledger_path
+    code = SUCCEEDED if any(finding.platform is not None for finding in findings) else NOTHING_RAN
     if format is Format.json:
         fields = ("name", "model", "tier", "automatic", "why")
         rows = [
@@ -277,7 +286,7 @@ def platforms(format: FormatOption = Format.text, project: ProjectOption = None)
             for finding in findings
         ]
         render.show_json({"platforms": rows, "ledger": str(ledger)})
-        return SUCCEEDED
+        return code
     render.show_table(
         [
             [f.name, "yes" if f.platform is not None else "no", f.model or "", f.tier or "", " ".join(f.why.split())]
@@ -286,7 +295,7 @@ def platforms(format: FormatOption = Format.text, project: ProjectOption = None)
         ("platform", "found", "model", "tier", "why"),
     )
     render.message(f"\nLedger: {ledger}")
-    return SUCCEEDED
+    return code
 
 
 def _orchestrator(project: Path | None) -> Orchestrator:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from orchestrai.cli.options import Format, FormatOption, NoReuseOption, ProjectOption
-from orchestrai.cli.running import SUCCEEDED, run_batch
+from orchestrai.cli.running import SUCCEEDED, one_interrupt, run_batch
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,10 +61,11 @@ def demo(
 
     model = _ready_model()
     frame = data.demo_frame().head(rows) if rows is not None else data.demo_frame()
-    render.message(
-        f"{len(frame)} rows: {data.SOURCE}.\n"
-        f"{model.model} is a demo model: it proves that the pipeline works, not that its answers are good."
-    )
+    render.message(f"{len(frame)} rows: {data.SOURCE}.")
+    if model.demo:
+        render.message(
+            f"{model.model} is a demo model: it proves that the pipeline works, not that its answers are good."
+        )
     options: dict[str, Any] = {
         "prompt": data.DEMO_PROMPT,
         "system": data.DEMO_SYSTEM,
@@ -72,7 +73,7 @@ def demo(
         "name": "demo",
         "reuse": False if no_reuse else None,
     }
-    with Orchestrator(project=project, platforms=[model]) as orchestrator:
+    with one_interrupt(), Orchestrator(project=project, platforms=[model]) as orchestrator:
         outcome = run_batch(orchestrator, frame, options)
     if outcome.error is not None:
         render.error(outcome.error)

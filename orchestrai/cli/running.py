@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import os
+import signal
+from collections.abc import Iterator, Mapping
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from orchestrai.errors import BatchStopped, LedgerError
@@ -18,6 +22,8 @@ BAD_INPUT: Final = 2
 NOTHING_RAN: Final = 3
 INTERRUPTED: Final = 130
 
+_PATIENCE: Final = b"\nKeeping what is finished; press Ctrl-C again to leave at once.\n"
+
 
 class Outcome(NamedTuple):
     """How a batch ended: its exit code, all that was finished of it, and why it ended early."""
@@ -25,6 +31,29 @@ class Outcome(NamedTuple):
     code: int
     result: BatchResult | None
     error: str | None = None
+
+
+@contextlib.contextmanager
+def one_interrupt() -> Iterator[None]:
+    """Let a first Ctrl-C end the work and a third leave at once; a second does not disturb keeping what is finished."""
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # ignored, as behind `nohup` and `&`
+        yield
+        return
+    presses = 0
+
+    def pressed(_number: int, _frame: FrameType | None) -> None:
+        nonlocal presses
+        presses += 1
+        if presses == 2:
+            os.write(2, _PATIENCE)  # print may be at work already, and does not start twice
+        else:
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, pressed)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def run_batch(orchestrator: Orchestrator, tasks: Any, options: Mapping[str, Any]) -> Outcome:

@@ -364,6 +364,28 @@ def test_after_an_interrupt_what_is_finished_is_written_and_a_rerun_asks_only_th
         assert Counter(server.prompts) - asked == Counter({f"late {i}": 1 for i in range(5)})
 
 
+def test_a_second_interrupt_does_not_cost_the_file_what_the_first_one_kept(tmp_path):
+    prompts = ["quick", *(f"late {i}" for i in range(2_000))]
+    with ProviderServer(script={"late": "hang"}) as server:
+        shell = Shell(tmp_path, server)
+        process = subprocess.Popen(
+            shell.command("batch", "-i", shell.file("tasks.json", prompts), "-o", "out.json", "--parallel", 1),
+            cwd=tmp_path,
+            env=shell.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        server.wait_for(lambda: "late 0" in server.prompts, timeout_s=60)
+        for _ in range(2):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.02)
+        err = process.communicate(timeout=60)[1]
+    # Python ends by the signal itself when it comes during its own last steps; a shell says 130 for both.
+    assert process.returncode in (130, -signal.SIGINT)
+    assert b"Traceback" not in err
+    assert json.loads((tmp_path / "out.json").read_text())["success_count"] == 1
+
+
 def test_an_interrupted_submit_ends_with_130_and_without_a_traceback(tmp_path):
     with ProviderServer(script={"late": "hang"}) as server:
         shell = Shell(tmp_path, server)
@@ -453,7 +475,7 @@ def test_a_terminal_gets_styles_and_no_color_takes_them_away(shell):
 # --- platforms, model, demo
 
 
-def test_platforms_lists_what_was_found_and_what_to_do_about_the_rest(shell, bare):
+def test_platforms_lists_what_was_found_and_what_to_do_about_the_rest(shell):
     listed = {row["name"]: row for row in shell.json("platforms")["platforms"]}
     assert listed["openai"] == {
         "name": "openai",
@@ -469,7 +491,11 @@ def test_platforms_lists_what_was_found_and_what_to_do_about_the_rest(shell, bar
     assert re.search(r"^openai +yes +gpt-5-mini +paid ", text.stdout, re.MULTILINE)
     assert re.search(r"^local +no ", text.stdout, re.MULTILINE)
     assert "sk-test" not in text.stdout + text.stderr
-    assert {row["found"] for row in bare.json("platforms")["platforms"]} == {False}
+    assert shell("platforms").returncode == 0
+
+
+def test_platforms_ends_with_3_where_nothing_can_answer(bare):
+    assert {row["found"] for row in bare.json("platforms", code=3)["platforms"]} == {False}
 
 
 def test_a_model_that_cannot_be_fetched_is_exit_code_3_after_its_source_was_named(bare):
@@ -488,6 +514,31 @@ def test_a_model_of_ones_own_is_never_downloaded_over(bare):
     bare.more["ORCHESTRAI_GGUF"] = str(model)
     record = bare.json("model", "fetch")
     assert (record["path"], record["bytes"], record["licence"]) == (str(model), 1, None)
+
+
+def test_the_demo_labels_real_text_and_a_second_run_asks_nothing(bare, demo_model):
+    bare.more["ORCHESTRAI_GGUF"] = str(demo_model)
+    first = bare("demo", "--rows", 8)
+    assert first.returncode == 0, first.stderr
+    assert "is a demo model" in first.stderr
+    assert "cost $0.00" in first.stderr
+    table, facts = first.stdout.split("\n\n")
+    assert len(table.splitlines()) == 2 + 8
+    labels = [line.split("  ")[0] for line in facts.splitlines()]
+    assert labels == ["answered", "right", "baseline", "tokens", "cost", "list cost", "time", "ledger"]
+    assert "unpriced; for comparison, gpt-5-mini lists these tokens at $0.0" in facts
+    assert "came from the ledger" not in facts
+
+    second = bare("demo", "--rows", 8)
+    assert "all answers came from the ledger" in second.stdout
+    assert second.stdout.split("\n\n")[0] == table
+    record = bare.json("demo", "--rows", 8)
+    assert (record["reused_count"], record["total_tasks"], record["total_cost"]) == (8, 8, 0.0)
+    right = sum(row["label"] == row["truth"] for row in record["rows"])
+    assert record["accuracy"] == right / 8
+    assert record["baseline_accuracy"] == 2 / 8
+    assert record["compared_list_cost"] > 0
+    assert [field for field in record if f"`{field}" not in DOCS.read_text()] == []
 
 
 # --- the documentation
