@@ -374,7 +374,11 @@ class Orchestrator:
         run = self._new_run(self._run_options("run", {"reuse": reuse}))
 
         async def work() -> Result:
-            await run.execute(prepared.items, prepared.refused)
+            try:
+                await run.execute(prepared.items, prepared.refused)
+            except LedgerError as error:
+                error.result = run.results[0] if run.results else None
+                raise
             result = run.results[0]
             assert result is not None
             return result

@@ -11,7 +11,7 @@ from orchestrai.engine.batch import Run
 from orchestrai.engine.loop import Errand, engine_loop
 from orchestrai.engine.prepare import Prepared, Preparer
 from orchestrai.engine.stream import Outlet
-from orchestrai.errors import BatchStopped
+from orchestrai.errors import BatchStopped, LedgerError
 from orchestrai.result import Result
 
 _LOOK_AHEAD: Final = 1000  # prompts read and not yet yielded
@@ -32,6 +32,8 @@ async def completed(
 
     Raises:
         BatchStopped: A task failed and `stop_at_failure` is set; its `.result` is that Result.
+        LedgerError: The ledger cannot be written; its `.result` lists the Results that are not in it. They were not
+            yielded.
     """
     outlet: Outlet[Result] = Outlet(asyncio.get_running_loop())
     run = make_run(outlet.push)
@@ -49,6 +51,9 @@ async def completed(
             yield result
         await errand.wait()
         await feeder
+    except LedgerError as error:
+        error.result = list(run.unrecorded.values())
+        raise
     finally:
         feeder.cancel()
         errand.stop()

@@ -122,6 +122,7 @@ class Run:
         self._timers: set[asyncio.TimerHandle] = set()
         self._unsettled: dict[int, Item] = {}  # by position; the items that still need a result
         self._unpublished = 0  # settled, on their way to the ledger
+        self.unrecorded: dict[int, Result] = {}  # by position; settled, but the ledger could not be written
         self._primaries: dict[bytes, Item] = {}  # by key; equal tasks join the first
         self._held: dict[bytes, Item] = {}  # by claim; somebody else works on them
         self._noted: set[str] = set()  # price ids already written
@@ -143,7 +144,8 @@ class Run:
             refused: Results of tasks that are never sent, by position.
 
         Raises:
-            LedgerError: The ledger cannot be written; what was answered is in `results` all the same.
+            LedgerError: The ledger cannot be written; what was answered is in `results` all the same, and in
+                `unrecorded` what is not in the ledger.
         """
         self._ended.clear()
         with self.engine.loop.working():
@@ -171,6 +173,9 @@ class Run:
                 finally:
                     self._ended.set()
         if self.error is not None:
+            if self._on_result is None:
+                for position, result in self.unrecorded.items():
+                    self.results[position] = result
             raise self.error
 
     def stop(self, status: RunStatus = "cancelled") -> None:
@@ -367,7 +372,14 @@ class Run:
             self._spawn(self._group, self._watch())
 
     async def _watch(self) -> None:
-        """Look after the held tasks: take the answer, or the task itself once nobody works on it."""
+        """Look after the held tasks until there are none."""
+        try:
+            await self._look_after_held()
+        except LedgerError as error:
+            self._break(error)
+
+    async def _look_after_held(self) -> None:
+        """Take the answer of each held task, or the task itself once nobody works on it."""
         ledger, pause = self.engine.ledger, _HELD_FIRST_S
         while self._held:
             await asyncio.sleep(pause)
@@ -584,11 +596,14 @@ class Run:
     # Publishing.
 
     def _published(self, position: int, result: Result, error: LedgerError | None) -> None:
-        """Show a result that is durable now; or one that cannot be made durable, with the call broken by it."""
+        """Show a result that is durable now; one that cannot be made durable breaks the call and goes with its error."""
         self._unpublished -= 1
-        if error is not None:
+        if error is None:
+            self._publish(position, result)
+        else:
+            self.unrecorded[position] = result
             self._break(error)
-        self._publish(position, result)
+            self._changed.set()
 
     def _publish(self, position: int, result: Result) -> None:
         self.progress.add(result)

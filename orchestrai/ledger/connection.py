@@ -14,7 +14,9 @@ Three dangers shape this module (measured; docs/explanation/durability.md):
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import shutil
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator
@@ -79,13 +81,14 @@ class LedgerFile:
         self._wal = f"{self.path}-wal"
         self._connect = connect
         _prepare(folder)
-        self.lock = WriteLock(folder / "ledger.db.lock")
+        with explained(self.path):
+            self.lock = WriteLock(folder / "ledger.db.lock")
         self._writer: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
         self._writer_inode: int | None = None
         self._reader_inode: int | None = None
         try:
-            with self.lock, _explained(self.path):
+            with self.lock, explained(self.path):
                 if self.path.exists():
                     _check(self.path, connect)
                 else:
@@ -102,7 +105,7 @@ class LedgerFile:
         Raises:
             LedgerError: It could not be made durable; nothing of it was kept.
         """
-        with self.lock, _explained(self.path):
+        with self.lock, explained(self.path):
             for _ in range(_REPLAYS):
                 connection = self._writing()
                 connection.execute("BEGIN IMMEDIATE")
@@ -126,7 +129,7 @@ class LedgerFile:
 
     def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run `work` on a reading connection; for one thread at a time, never across an await."""
-        with _explained(self.path):
+        with explained(self.path):
             inode = _inode(self._wal)
             if self._reader is not None and inode != self._reader_inode:
                 with self.lock:
@@ -268,23 +271,34 @@ def _check(path: Path, connect: Connect) -> None:
         connection.close()
 
 
+_FULL: Final = "the disk is full. Make room; nothing that was recorded is lost."
 _RESTORE: Final = "Move it away to start a new one, or put a backup in its place. It was not changed."
 
 
 @contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors into ours, which say what to do."""
+def explained(path: Path) -> Iterator[None]:
+    """Turn errors of SQLite and of the system into ours, which say what to do."""
     try:
         yield
+    except OSError as error:
+        why = _FULL if error.errno == errno.ENOSPC else f"cannot be written ({error.strerror or error})."
+        raise LedgerUnusable(f"{path}: {why}") from error
     except sqlite3.OperationalError as error:
         text = str(error)
-        if "full" in text:
-            raise LedgerUnusable(f"{path}: the disk is full. Make room; nothing that was recorded is lost.") from error
+        if "full" in text or ("I/O" in text and _is_full(path)):
+            raise LedgerUnusable(f"{path}: {_FULL}") from error
         if "readonly" in text or "unable to open" in text:
             raise LedgerUnusable(f"{path}: cannot be written ({text}). Check its permissions.") from error
         raise LedgerError(f"{path}: {text}") from error
     except sqlite3.DatabaseError as error:
         raise LedgerDamaged(f"{path}: {error}. {_RESTORE}") from error
+
+
+def _is_full(path: Path) -> bool:
+    """Return True where SQLite's index of the log, which grows by 32 KiB, has no room: told as an I/O error."""
+    with contextlib.suppress(OSError):
+        return shutil.disk_usage(path.parent).free < 64 * 1024
+    return False
 
 
 def _inode(path: str) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import sqlite3
@@ -12,8 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+from orchestrai.errors import LedgerError
 from orchestrai.ids import new_id, now_us
-from orchestrai.ledger.connection import Connect, LedgerFile, connect
+from orchestrai.ledger.connection import Connect, LedgerFile, connect, explained
 from orchestrai.ledger.lock import SignOfLife
 from orchestrai.ledger.recovery import recover
 from orchestrai.ledger.writer import Journal
@@ -39,12 +41,17 @@ class Ledger:
         self.folder = folder
         self.file = LedgerFile(folder, connect)
         self.owner_id = new_id()
-        self._life = SignOfLife(folder / "owners", self.owner_id)
         self._reading = threading.Lock()
         self._readers: ThreadPoolExecutor | None = None
         self.journal: Journal | None = None
         me = (self.owner_id, os.getpid(), socket.gethostname(), now_us(), lib_version)
-        self.file.write(lambda connection: self._announce(connection, me))
+        with contextlib.ExitStack() as opened:
+            opened.callback(self.file.close)
+            with explained(self.file.path):
+                self._life = SignOfLife(folder / "owners", self.owner_id)
+            opened.callback(self._life.close)
+            self.file.write(lambda connection: self._announce(connection, me))
+            opened.pop_all()  # from here on, `close` closes them
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> Journal:
         """Return the journal on the engine's loop, made on first use; called on that loop."""
@@ -75,7 +82,8 @@ class Ledger:
         if self._readers is not None:
             self._readers.shutdown()
         self._life.close()
-        self.file.write(lambda connection: recover(connection, self.folder / "owners"))
+        with contextlib.suppress(LedgerError):  # on a full disk: the next to open the ledger does the same
+            self.file.write(lambda connection: recover(connection, self.folder / "owners"))
         self.file.close()
 
     def _announce(self, connection: sqlite3.Connection, me: tuple[object, ...]) -> None:
