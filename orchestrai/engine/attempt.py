@@ -49,9 +49,8 @@ async def attempt(run: Run, item: Item) -> None:
         return
     started_at = now_us()
     payloads = _texts(item.task, work, run) if work.attempts == 0 and run.options.keep_texts else ()
-    grant = await run.journal.open(
-        _send_row(run, item, work, request, started_at), run.claim(item), item.since, payloads
-    )
+    since = item.since if work.attempts == 0 else None  # a task that has begun goes on, whoever else answers it
+    grant = await run.journal.open(_send_row(run, item, work, request, started_at), run.claim(item), since, payloads)
     if grant is not Grant.GRANTED:
         run.hold(item)
         return
