@@ -572,6 +572,7 @@ def _mark_private(folder: Path) -> None:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not ignore.exists():
+            ignore.touch(mode=0o600)
             ignore.write_text("*\n", encoding="utf-8")
     except OSError:
         return  # opening the ledger says what is wrong with the folder

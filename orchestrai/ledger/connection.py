@@ -199,7 +199,9 @@ def _prepare(folder: Path) -> None:
     if folder.is_symlink() or (folder / "ledger.db").is_symlink():
         raise LedgerUnusable(f"{folder}: the ledger or its folder is a symbolic link. Name the real folder instead.")
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # The parents too are private where they are made here, as the XDG Base Directory Specification asks.
+        for missing in reversed([path for path in (folder, *folder.parents) if not path.exists()]):
+            missing.mkdir(mode=0o700, exist_ok=True)
         if sys.platform != "win32":
             folder.chmod(0o700)
         probe = folder / f".probe-{os.getpid()}"
