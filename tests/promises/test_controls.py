@@ -1,0 +1,60 @@
+"""The controls: without the ledger's order of writing, the same kills and the same verdict find what is broken."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from pathlib import Path
+
+import pytest
+from harness import Kept, Nursery, Scene, Verdict, judge, scaled, seeded
+
+pytestmark = pytest.mark.promise
+
+
+def killed_naively(folder: Path, wrong: str, nursery: Nursery) -> tuple[Verdict, Verdict]:
+    """Kill a naive program as P1 kills ours, then let it finish; return the verdicts before and after that."""
+    chance = seeded()
+    prompts = [f"task {i}" for i in range(400)]
+    with Scene(folder, nursery, "--latency", "lognormal:0.008") as scene:
+
+        def verdict() -> Verdict:
+            return judge(scene.asked(), scene.acknowledged(), kept_naively(scene.project / "naive.db"))
+
+        for _ in range(scaled(20, 5)):
+            run = scene.start(prompts, do="naive", wrong=wrong)
+            time.sleep(chance.uniform(0.05, 0.15))
+            run.child.kill()
+            run.child.wait()
+        before = verdict()
+        assert scene.start(prompts, do="naive", wrong=wrong).child.wait() == 0
+        after = verdict()
+    print(f"{wrong}: {before}, then {after}")
+    return before, after
+
+
+def kept_naively(path: Path) -> Kept:
+    """Return what the naive program has on record."""
+    connection = sqlite3.connect(path)
+    kept = Kept()
+    kept.sends.update(prompt for (prompt,) in connection.execute("SELECT prompt FROM sends"))
+    kept.answers = dict(connection.execute("SELECT prompt, text FROM answers"))
+    kept.succeeded.update(prompt for (prompt,) in connection.execute("SELECT prompt FROM answers"))
+    connection.close()
+    return kept
+
+
+def test_an_answer_that_is_shown_before_it_is_recorded_is_asked_again(tmp_path, nursery):
+    """Shown first, recorded later: the harness sees results lost, and requests for them after they were shown."""
+    before, after = killed_naively(tmp_path, "shown_first", nursery)
+    assert before.lost > 0
+    assert after.sent_again > 0
+    assert after.unknown == 0
+
+
+def test_a_request_that_is_not_recorded_before_it_leaves_is_unknown_afterwards(tmp_path, nursery):
+    """Sent first, recorded later: the harness sees requests on the bill that no record explains."""
+    _, after = killed_naively(tmp_path, "sent_first", nursery)
+    assert after.unknown > 0
+    assert after.repeats > after.in_doubt
+    assert after.sent_again == 0

@@ -1,0 +1,134 @@
+"""P12: a full disk is told in plain words; nothing that was recorded is lost by it, and it ends when there is room."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import shutil
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import Scene, read_ledger, scaled, seeded
+
+from orchestrai.engine.engine import close_engine, open_engine
+from orchestrai.errors import LedgerError
+from orchestrai.orchestrator import Orchestrator
+from orchestrai.testing import ScriptedPlatform
+from orchestrai.testing.answers import answer_to
+
+pytestmark = pytest.mark.promise
+
+PROMPTS = [f"task {i} {'of many words ' * 60}" for i in range(200)]
+ENOUGH = 64 * 2**20  # bytes
+
+
+class SmallDisk:
+    """A file system in memory, of a size that can be changed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.mkdir()
+        self._mount("-t", "tmpfs", "-o", f"size={ENOUGH},mode=0700,uid={os.getuid()}", "tmpfs", str(path))
+
+    def resize(self, size: int) -> None:
+        """Give it so many bytes."""
+        self._mount("-o", f"remount,size={size}", str(self.path))
+
+    def close(self) -> None:
+        """Let it go with all that is on it."""
+        subprocess.run([*_AS_ROOT, "umount", str(self.path)], check=True)
+
+    def _mount(self, *options: str) -> None:
+        subprocess.run([*_AS_ROOT, "mount", *options], check=True, capture_output=True)
+
+
+_AS_ROOT = [] if hasattr(os, "geteuid") and os.geteuid() == 0 else ["sudo", "-n"]
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    """Return a small disk; where nobody may mount one, there is nothing to test it on."""
+    try:
+        disk = SmallDisk(tmp_path / "disk")
+    except (OSError, subprocess.CalledProcessError) as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(f"a tmpfs cannot be mounted here: {error}")
+    yield disk
+    disk.close()
+
+
+@pytest.mark.parametrize("how", ["batch", "as_completed", "start", "run"])
+def test_a_disk_that_fills_up_ends_the_call_with_what_it_has_and_loses_nothing(tmp_path, nursery, disk, how):
+    """At any size of the disk: a LedgerError with the answers so far, then, with room, the rest and P1's zeros."""
+    chance = seeded()
+    errors = 0
+    for turn in range(scaled(24, 2)):
+        size = 4096 * int(2 ** chance.uniform(1, math.log2(ENOUGH / 4096 / 40)))
+        with Scene(disk.path / str(turn), nursery, papers=tmp_path / f"papers {turn}") as scene:
+            disk.resize(size)
+            report = scene.start(PROMPTS, how, options={"concurrency": 8}).outcome()
+            answered = {prompt: output for prompt, output, status, _ in report["results"] if status == "succeeded"}
+            assert all(output == answer_to(prompt) for prompt, output in answered.items())
+            if "error" in report:
+                errors += 1
+                assert report["error"].startswith("LedgerUnusable: "), report["error"]
+                assert "Make room" in report["error"]
+                assert len(answered) < len(PROMPTS)
+            else:
+                assert len(answered) == len(PROMPTS)
+            verdict = scene.verdict()
+            assert verdict.broken() == {}, f"{size} bytes: {verdict}"
+            billed = {ask.prompt for ask in scene.asked() if ask.billed}
+            assert set(answered) <= billed
+            shown = {ack["prompt"] for ack in scene.acknowledged() if ack["status"] == "succeeded"}
+            assert len(billed - shown - set(answered)) <= 8  # nothing is missing but what was under way
+            disk.resize(ENOUGH)
+            scene.start(PROMPTS, "batch").has_all(PROMPTS)
+            after = scene.verdict()
+            assert after.broken() == {}, f"{size} bytes: {after}"
+            kept = read_ledger(scene.ledger, tmp_path / "copy")
+            assert (kept.claims, kept.living) == (0, 0)
+        shutil.rmtree(disk.path / str(turn))
+    print(f"{errors} disks were full")
+    assert errors >= 1
+
+
+class FailingLooks(sqlite3.Connection):
+    """A connection on which only the first looks for other people's answers succeed."""
+
+    looks = 0
+
+    def execute(self, sql: str, *rest: Any) -> sqlite3.Cursor:
+        if "coalesce(max(seq)" in sql:
+            FailingLooks.looks += 1
+            if FailingLooks.looks > 2:
+                raise sqlite3.OperationalError("disk I/O error")
+        return super().execute(sql, *rest)
+
+
+def test_a_ledger_that_fails_while_a_call_waits_for_another_ends_it_with_a_ledger_error(tmp_path):
+    """Two calls share a batch; a look at the ledger fails: a LedgerError with what was answered, and nothing else."""
+    engine = open_engine(
+        tmp_path / ".orchestrai",
+        "test",
+        lambda path: sqlite3.connect(path, isolation_level=None, check_same_thread=False, factory=FailingLooks),
+    )
+    prompts = [f"task {i}" for i in range(40)]
+
+    async def both(orch: Orchestrator) -> list[Any]:
+        calls = [orch.batch(prompts, progress="off", concurrency=4) for _ in range(2)]
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    with Orchestrator(tmp_path, platforms=[ScriptedPlatform(delay_s=0.05)]) as orch:
+        found = asyncio.run(both(orch))
+    close_engine(engine)
+    errors = [error for error in found if isinstance(error, BaseException)]
+    assert [type(error) for error in errors] == [LedgerError] * len(errors)
+    assert 1 <= len(errors) <= 2
+    assert all(len(error.result) == len(prompts) for error in errors)

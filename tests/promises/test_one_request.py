@@ -1,0 +1,132 @@
+"""P7: one attempt is one request, whatever goes wrong; and no cost of an attempt is made up."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sqlite3
+from collections import Counter
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from harness import read_ledger
+
+from orchestrai.errors import TaskFailed
+from orchestrai.orchestrator import Orchestrator
+from orchestrai.platforms.openai import OpenAI
+from orchestrai.testing import ProviderServer
+
+pytestmark = pytest.mark.promise
+
+FAULTS = (
+    "429:0",
+    "429",
+    "500",
+    "503:0",
+    "503",
+    "529",
+    "400",
+    "401",
+    "402",
+    "404",
+    "hang",
+    "slow:1",
+    "cut_body",
+    "cut_stream",
+    "malformed",
+    "empty",
+    "reset",
+    "redirect",
+    "wrong_charset",
+)
+ATTEMPTS = 3
+TIMEOUT_S = 0.4
+
+
+def provider(*, always: bool) -> ProviderServer:
+    """Return a provider on which each fault has a prompt of its own, and meets it at every attempt or at the first."""
+    return ProviderServer(script={f"^{re.escape(fault)} ": fault if always else [fault] for fault in FAULTS})
+
+
+def orchestrator(project: Any, server: ProviderServer) -> Orchestrator:
+    """Return one with a platform whose every token has a price."""
+    platform = OpenAI(
+        "provider",
+        base_url=server.base_url,
+        api_key="test",
+        model="test-model",
+        price={"input_mtok": "1", "output_mtok": "2"},
+    )
+    return Orchestrator(project, platforms=[platform], settings={"attempts": ATTEMPTS, "timeout_s": TIMEOUT_S})
+
+
+@pytest.mark.parametrize("always", [True, False], ids=["always", "once"])
+def test_every_request_at_the_provider_is_one_row_in_the_ledger(tmp_path, always):
+    """For every kind of fault the provider counts as many requests as the ledger, and as the result says."""
+    prompts = [f"{fault} {i}" for fault in FAULTS for i in range(3)]
+    with provider(always=always) as server, orchestrator(tmp_path, server) as orch:
+        results = orch.batch_sync(prompts, progress="off")
+        server.wait_for(lambda: not server.in_flight)
+        received = Counter(server.prompts)
+        charged = Counter({r.prompt: 0 for r in server.requests})
+        for request in server.requests:
+            charged[request.prompt] += request.input_tokens + 2 * request.output_tokens if request.billed_tokens else 0
+    kept = read_ledger(tmp_path / ".orchestrai", tmp_path / "copy")
+    assert kept.sends == received
+    assert {result.task.prompt: result.attempts for result in results} == received
+    assert all(count <= (10 if prompt.startswith("429:0") else ATTEMPTS) for prompt, count in received.items())
+    assert max(received.values()) >= ATTEMPTS if always else set(received.values()) == {1, 2}
+    assert kept.claims == 0
+    for result in results:
+        if result.cost is not None:  # unknown is None, and never less than what the provider charges
+            assert result.cost * 1_000_000 == Decimal(charged[result.task.prompt]), result
+
+
+@pytest.mark.parametrize("always", [True, False], ids=["always", "once"])
+def test_every_streamed_request_at_the_provider_is_one_row_in_the_ledger(tmp_path, always):
+    """A stream that fails before its first piece may be asked again, each time as an attempt of its own."""
+
+    async def consume(orch: Orchestrator) -> None:
+        async def one(fault: str) -> None:
+            stream = orch.stream(f"{fault} streamed")
+            try:
+                async for _ in stream:
+                    pass
+            except TaskFailed:
+                pass
+            assert stream.result is not None
+
+        await asyncio.gather(*(one(fault) for fault in FAULTS))
+
+    with provider(always=always) as server, orchestrator(tmp_path, server) as orch:
+        asyncio.run(consume(orch))
+        server.wait_for(lambda: not server.in_flight)
+        received = Counter(server.prompts)
+    kept = read_ledger(tmp_path / ".orchestrai", tmp_path / "copy")
+    assert kept.sends == received
+    assert len(received) == len(FAULTS)
+    assert kept.claims == 0
+
+
+def test_a_task_that_has_begun_keeps_what_it_cost_though_another_call_answers_it_meanwhile(tmp_path):
+    """Between two attempts of a task the same is answered elsewhere: its first attempt stays on its own account."""
+
+    async def both(orch: Orchestrator, server: ProviderServer) -> tuple[Any, Any]:
+        slow = asyncio.ensure_future(orch.batch(["again"], progress="off"))
+        while not server.requests:
+            await asyncio.sleep(0.001)
+        other = await orch.batch(["again"], progress="off", reuse=False)
+        return (await slow)[0], other[0]
+
+    # A reply that cannot be used, charged for, and then refusals that say when to come back.
+    server = ProviderServer(script=["malformed", None, None])
+    with server, orchestrator(tmp_path, server) as orch:
+        slow, other = asyncio.run(both(orch, server))
+        charged = sum(r.input_tokens + 2 * r.output_tokens for r in server.requests)
+        with sqlite3.connect(orch.ledger_path) as ledger:
+            assert ledger.execute("SELECT count(*) FROM claims").fetchone() == (0,)
+        ledger.close()
+    assert other.attempts == 1
+    assert slow.attempts == 2
+    assert slow.cost is None or (slow.cost + other.cost) * 1_000_000 == charged
