@@ -296,10 +296,13 @@ class Orchestrator:
     def wait(self, awaitable: Awaitable[T]) -> T:
         """Return the value of any awaitable, from code that cannot await.
 
-        Inside a running loop it runs on a loop of its own, in another thread.
+        Inside a running loop it runs on a loop of its own, in another thread; an interrupt cancels it there.
         """
+        engine_loop().refuse_inside()
+        waiting: list[asyncio.Task[Any] | None] = []
 
         async def value() -> T:
+            waiting.append(asyncio.current_task())
             return await awaitable
 
         try:
@@ -310,7 +313,14 @@ class Orchestrator:
         from contextvars import copy_context
 
         with ThreadPoolExecutor(1, thread_name_prefix="orchestrai-wait") as thread:
-            return thread.submit(copy_context().run, asyncio.run, value()).result()
+            done = thread.submit(copy_context().run, asyncio.run, value())
+            try:
+                return done.result()
+            except KeyboardInterrupt:
+                for task in waiting:
+                    if task is not None:
+                        task.get_loop().call_soon_threadsafe(task.cancel)
+                raise
 
     # What there is.
 

@@ -202,9 +202,13 @@ class Run:
         answers: dict[bytes, list[StoredAnswer]] = {}
         if self.options.reuse or self._scope:
             keys, scope = [item.key for item in fresh], self._scope
-            newest, answers = await self.engine.ledger.read_soon(
-                lambda c: (queries.newest_task(c), queries.find_answers(c, keys, scope))
-            )
+            try:
+                newest, answers = await self.engine.ledger.read_soon(
+                    lambda c: (queries.newest_task(c), queries.find_answers(c, keys, scope))
+                )
+            except LedgerError as error:
+                self._break(error)  # who waits for these tasks learns it from the call
+                raise
             for item in fresh:
                 item.since = newest
         if any(item.task.priority is not None for item in fresh):
@@ -387,11 +391,15 @@ class Run:
             held = dict(self._held)  # as it is looked for: what is held meanwhile waits for the next look
             keys = [item.key for item in held.values()]
             look = partial(_look, keys=keys, claims=list(held), batch_id=self._scope)
-            newest, answers, working = await ledger.read_soon(look)
-            owners = {claim.owner_id for claim in working.values()}
-            if any(not is_alive(ledger.folder / "owners", owner) for owner in owners):
-                await ledger.recover()
-                continue
+            try:
+                newest, answers, working = await ledger.read_soon(look)
+                owners = {claim.owner_id for claim in working.values()}
+                if any(not is_alive(ledger.folder / "owners", owner) for owner in owners):
+                    await ledger.recover()
+                    continue
+            except LedgerError as error:
+                self._break(error)
+                return
             for claim, item in held.items():
                 if self._reuse(item, answers.get(item.key)):
                     del self._held[claim]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,6 +48,7 @@ class Preparer:
         self._narrowed: dict[int, Route] = {}
         self._schemas: dict[int, tuple[Any, AnswerSchema]] = {}  # the schema is kept, so that its id stays its own
         self._files: dict[str | Path, Attachment] = {}
+        self._told: set[tuple[str, str]] = set()  # options that were dropped and warned of
         self._position = 0
 
     def prepare(
@@ -83,6 +85,8 @@ class Preparer:
             route = self._route(task) if why is None else None
             if route is not None and not route.offers:
                 why, error_class = f"no platform can take this task: {route.why_none()}", "request"
+            elif route is not None:
+                self._tell_dropped(task, route.offers[0])
             schema = self.schema(task.schema) if why is None else None
             digest = schema.digest if schema is not None else None
             for sample in range(task.samples or 1):
@@ -106,6 +110,19 @@ class Preparer:
         if narrowed is None:
             narrowed = self._narrowed[id(route)] = _narrow(route, self._only_model)
         return narrowed
+
+    def _tell_dropped(self, task: Task, offer: Offer) -> None:
+        """Warn once of options that the platform cannot take; its tasks are sent without them."""
+        if task.max_tokens is None and task.temperature is None and task.effort is None:
+            return
+        can = offer.platform.capabilities(offer.model)
+        takes = {"max_tokens": can.output_limit, "temperature": can.temperature, "effort": can.effort}
+        where = f"{offer.model} on {offer.platform.name}"
+        dropped = [name for name, able in takes.items() if not able and getattr(task, name) is not None]
+        new = [name for name in dropped if (where, name) not in self._told]
+        if new:
+            self._told.update((where, name) for name in new)
+            warnings.warn(f"{where} takes no {', '.join(new)}: dropped for its tasks.", stacklevel=3)
 
     def schema(self, schema: Any) -> AnswerSchema | None:
         """Return the compiled form of a schema, compiled once; None stays None.
