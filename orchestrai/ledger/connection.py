@@ -31,6 +31,7 @@ T = TypeVar("T")
 Connect = Callable[[str], sqlite3.Connection]
 
 _CHECKPOINT_AT: Final = 8 * 1024 * 1024  # size of the write-ahead log that triggers a checkpoint [bytes]
+_WAIT: Final = "PRAGMA busy_timeout = 30000"  # for a foreign writer [ms]; our own take turns by the write lock
 _REPLAYS: Final = 20  # exchanged logs in a row before we stop believing in the file
 _NETWORK: Final = frozenset(
     [
@@ -148,7 +149,7 @@ class LedgerFile:
         with self.lock:
             if self._writer is not None:
                 with contextlib.suppress(sqlite3.Error):
-                    self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                    _checkpoint(self._writer)
             for connection in (self._reader, self._writer):
                 if connection is not None:
                     connection.close()
@@ -165,13 +166,26 @@ class LedgerFile:
             self._writer = self._connect(str(self.path))
             self._writer.execute("PRAGMA synchronous = FULL")
             self._writer.execute("PRAGMA wal_autocheckpoint = 0")
-            self._writer.execute("PRAGMA busy_timeout = 30000")
+            self._writer.execute(_WAIT)
         return self._writer
 
     def _checkpoint_if_large(self, connection: sqlite3.Connection) -> None:
-        with contextlib.suppress(OSError):
+        # What was committed is durable: a checkpoint that finds no room on the disk takes nothing of it back.
+        with contextlib.suppress(OSError, sqlite3.OperationalError):
             if os.stat(self._wal).st_size > _CHECKPOINT_AT:  # noqa: PTH116 - on the path of every commit
-                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                _checkpoint(connection)
+
+
+def _checkpoint(connection: sqlite3.Connection) -> None:
+    """Fold the log into the file as far as readers allow, without waiting for them: a later commit tries again.
+
+    A reader may be anybody's open cursor, and whoever waits here holds up every process that writes.
+    """
+    connection.execute("PRAGMA busy_timeout = 0")
+    try:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    finally:
+        connection.execute(_WAIT)
 
 
 def network_filesystem(path: Path, mounts: str) -> str | None:

@@ -17,6 +17,7 @@ from harness import Scene, read_ledger, scaled, seeded
 
 from orchestrai.engine.engine import close_engine, open_engine
 from orchestrai.errors import LedgerError
+from orchestrai.ledger.connection import LedgerFile
 from orchestrai.orchestrator import Orchestrator
 from orchestrai.testing import ScriptedPlatform
 from orchestrai.testing.answers import answer_to
@@ -41,7 +42,7 @@ class SmallDisk:
 
     def close(self) -> None:
         """Let it go with all that is on it."""
-        subprocess.run([*_AS_ROOT, "umount", str(self.path)], check=True)
+        subprocess.run([*_AS_ROOT, "umount", "--lazy", str(self.path)], check=True)
 
     def _mount(self, *options: str) -> None:
         subprocess.run([*_AS_ROOT, "mount", *options], check=True, capture_output=True)
@@ -97,6 +98,20 @@ def test_a_disk_that_fills_up_ends_the_call_with_what_it_has_and_loses_nothing(t
         shutil.rmtree(disk.path / str(turn))
     print(f"{errors} disks were full")
     assert errors >= 1
+
+
+def test_a_checkpoint_that_finds_no_room_takes_nothing_back(disk):
+    """The log is durable already: whoever wrote is told so, though it cannot be folded into the file yet."""
+    file = LedgerFile(disk.path / "ledger")
+    disk.resize(14 * 2**20)  # room for the log of 9 MB, not for the same in the file
+    file.write(lambda c: c.execute("INSERT INTO payloads VALUES ('large', 'system', hex(zeroblob(4500000)))").rowcount)
+    assert file.read(lambda c: c.execute("SELECT length(text) FROM payloads").fetchall()) == [(9_000_000,)]
+    disk.resize(ENOUGH)
+    file.write(lambda c: c.execute("INSERT INTO payloads VALUES ('small', 'system', 'x')").rowcount)
+    file.close()
+    again = LedgerFile(disk.path / "ledger")
+    assert again.read(lambda c: c.execute("SELECT count(*) FROM payloads").fetchone()) == (2,)
+    again.close()
 
 
 class FailingLooks(sqlite3.Connection):

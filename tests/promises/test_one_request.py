@@ -114,8 +114,7 @@ def test_a_task_that_has_begun_keeps_what_it_cost_though_another_call_answers_it
 
     async def both(orch: Orchestrator, server: ProviderServer) -> tuple[Any, Any]:
         slow = asyncio.ensure_future(orch.batch(["again"], progress="off"))
-        while not server.requests:
-            await asyncio.sleep(0.001)
+        await asyncio.to_thread(server.wait_for, lambda: bool(server.requests))
         other = await orch.batch(["again"], progress="off", reuse=False)
         return (await slow)[0], other[0]
 

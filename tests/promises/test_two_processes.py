@@ -6,12 +6,14 @@ import asyncio
 import sqlite3
 import time
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
 from harness import Scene, read_ledger, scaled, seeded
 
 from orchestrai.engine.engine import close_engine, open_engine
+from orchestrai.ledger.connection import LedgerFile
 from orchestrai.orchestrator import Orchestrator
 from orchestrai.testing import ScriptedPlatform
 
@@ -90,6 +92,25 @@ def test_a_process_that_is_only_slow_is_never_robbed(tmp_path, nursery):
             other.has_all(prompts)
             assert scene.verdict().broken() == {}
             assert Counter(ask.prompt for ask in scene.asked()) == Counter(prompts)
+
+
+@pytest.mark.timeout(25)
+def test_somebody_who_reads_for_long_holds_nobody_up(tmp_path):
+    """An open cursor on a ledger with a long log: every write goes on, without waiting for its 30 s."""
+    file = LedgerFile(tmp_path / "ledger")
+    file.write(lambda c: c.execute("INSERT INTO payloads VALUES ('seen', 'system', 'x')").rowcount)
+    reader = sqlite3.connect(file.path, isolation_level=None)
+    reader.execute("BEGIN")
+    assert reader.execute("SELECT ref FROM payloads").fetchall() == [("seen",)]
+    for name in ("first", "second"):
+        row = (name, "system", "x" * 9_000_000)
+        file.write(lambda c, row=row: c.execute("INSERT INTO payloads VALUES (?, ?, ?)", row).rowcount)
+    assert reader.execute("SELECT count(*) FROM payloads").fetchone() == (1,)  # it still reads what it began with
+
+    reader.close()
+    file.write(lambda c: c.execute("INSERT INTO payloads VALUES ('last', 'system', 'x')").rowcount)
+    assert Path(f"{file.path}-wal").stat().st_size == 0  # now the log could be folded
+    file.close()
 
 
 class SlowDisk(sqlite3.Connection):
