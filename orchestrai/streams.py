@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from typing import Any, Final, Literal
 
 from orchestrai import intake
@@ -13,8 +14,11 @@ from orchestrai.engine.prepare import Prepared, Preparer
 from orchestrai.engine.stream import Outlet
 from orchestrai.errors import BatchStopped, LedgerError
 from orchestrai.result import Result
+from orchestrai.task import Task
 
 _LOOK_AHEAD: Final = 1000  # prompts read and not yet yielded
+_PATIENCE_S: Final = 0.01  # how long a chunk waits for more rows
+_Row = tuple[int, Task, str | None, Any]  # place in the input, task, why it is not sent, label
 _CHUNK: Final = 100  # prompts handed to the engine at once; samples count as prompts
 
 
@@ -75,17 +79,31 @@ async def _feed(
         async for row in intake.take_each_async(prompts, prompt=prompt, missing=missing, options=options):
             await _hand_over([row], run, preparer, outlet, room)
         return
-    chunk = []
-    for row in intake.take_each(prompts, prompt=prompt, missing=missing, options=options):
-        chunk.append(row)
-        if len(chunk) == _CHUNK:
-            await _hand_over(chunk, run, preparer, outlet, room)
-            chunk = []
-    await _hand_over(chunk, run, preparer, outlet, room)
+    rows = iter(intake.take_each(prompts, prompt=prompt, missing=missing, options=options))
+    more = True
+    while more:
+        chunk, more, fault = _next_chunk(rows)
+        await _hand_over(chunk, run, preparer, outlet, room)
+        if fault is not None:  # an error of the input; what came before it is answered first
+            raise fault
+
+
+def _next_chunk(rows: Iterator[_Row]) -> tuple[list[_Row], bool, Exception | None]:
+    """Read the next rows, a slow input's as they come; return them, whether there may be more, and what went wrong."""
+    chunk: list[_Row] = []
+    until = time.monotonic() + _PATIENCE_S
+    try:
+        for row in rows:
+            chunk.append(row)
+            if len(chunk) == _CHUNK or time.monotonic() > until:
+                return chunk, True, None
+    except Exception as error:  # noqa: BLE001 - a person's generator may raise anything; it reaches the person
+        return chunk, False, error
+    return chunk, False, None
 
 
 async def _hand_over(
-    rows: list[tuple[int, Any, str | None, Any]],
+    rows: list[_Row],
     run: Run,
     preparer: Preparer,
     outlet: Outlet[Result],
@@ -110,6 +128,9 @@ async def _hand_over(
 class AnswerStream:
     """One answer, piece by piece; iterate it once, then read `.result`.
 
+    A loop that is left ends the request with it; where the stream itself is kept, the answer goes on to its end and
+    `.result` has it, unless `aclose` ends it.
+
     Args:
         make_run: Makes the run that streams.
         prepared: The one task.
@@ -118,7 +139,7 @@ class AnswerStream:
     def __init__(self, make_run: Callable[[Callable[[str], None]], Run], prepared: Prepared) -> None:
         self._make_run = make_run
         self._prepared = prepared
-        self._iterator: AsyncIterator[str] | None = None
+        self._pieces: AsyncGenerator[str, None] | None = None
         self._run: Run | None = None
 
     @property
@@ -127,25 +148,33 @@ class AnswerStream:
         return self._run.results[0] if self._run is not None and self._run.results else None
 
     def __aiter__(self) -> AsyncIterator[str]:
-        if self._iterator is None:
-            self._iterator = self._pieces()
-        return self._iterator
+        if self._pieces is None:
+            outlet: Outlet[str] = Outlet(asyncio.get_running_loop())
+            self._run = self._make_run(outlet.push)
+            # It knows nothing of this object: so the last reference to the one ends the other.
+            self._pieces = _pieces(self._run, self._prepared, outlet)
+        return self._pieces
 
-    async def _pieces(self) -> AsyncIterator[str]:
-        outlet: Outlet[str] = Outlet(asyncio.get_running_loop())
-        run = self._run = self._make_run(outlet.push)
-        errand = Errand(engine_loop(), run.execute(self._prepared.items, self._prepared.refused), run.stop)
-        errand.future.add_done_callback(lambda _: outlet.end())
-        given = False
-        try:
-            while (piece := await outlet.get()) is not None:
-                given = True
-                yield piece
-            await errand.wait()
-        finally:
-            errand.stop()
-            await asyncio.gather(asyncio.wrap_future(errand.future), return_exceptions=True)
-        assert self.result is not None
-        self.result.raise_for_failure()
-        if not given and self.result.output:  # it came from the ledger
-            yield self.result.output
+    async def aclose(self) -> None:
+        """End the request, if it is still under way; what was settled stays in `.result`."""
+        if self._pieces is not None:
+            await self._pieces.aclose()
+
+
+async def _pieces(run: Run, prepared: Prepared, outlet: Outlet[str]) -> AsyncGenerator[str, None]:
+    errand = Errand(engine_loop(), run.execute(prepared.items, prepared.refused), run.stop)
+    errand.future.add_done_callback(lambda _: outlet.end())
+    given = False
+    try:
+        while (piece := await outlet.get()) is not None:
+            given = True
+            yield piece
+        await errand.wait()
+    finally:
+        errand.stop()
+        await asyncio.gather(asyncio.wrap_future(errand.future), return_exceptions=True)
+    result = run.results[0]
+    assert result is not None
+    result.raise_for_failure()
+    if not given and result.output:  # it came from the ledger
+        yield result.output
