@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 _PAID: Final = "paid"
 _NO_FIELDS: Final[Mapping[str, Any]] = {}
+_LONGEST_TOLD_S: Final = 10**9  # waits above it [s] are no waits; a quota window ends sooner
 _MOST_TOKENS: Final = 10**12  # a count above it is an error of the reply, and would not fit the ledger
 
 
@@ -91,10 +92,13 @@ async def _answer(run: Run, item: Item, request: Request) -> tuple[Reply | None,
     try:
         try:
             reply = await (platform.send(request) if run.on_piece is None else _streamed(run, item, request))
-            _check(reply)
         finally:
             overrun = clock.end(deadline)
+        if (wrong := _impossible(reply)) is not None:
+            return None, PlatformError("reply", wrong, may_be_billed=True)
     except PlatformError as failed:
+        if failed.reply is not None and _impossible(failed.reply) is not None:
+            failed.reply = None
         return None, failed
     except asyncio.CancelledError:
         if not overrun:
@@ -116,17 +120,19 @@ async def _streamed(run: Run, item: Item, request: Request) -> Reply:
     raise PlatformError("reply", "the stream ended without its end mark", may_be_billed=True)
 
 
-def _check(reply: Reply) -> None:
-    """Refuse what the ledger could not keep or what nobody could have used, whatever adapter it comes from.
-
-    Raises:
-        PlatformError: Kind "reply".
-    """
+def _impossible(reply: Reply) -> str | None:
+    """Return what of a reply could not be kept, or not be true, whatever adapter it comes from; None if nothing."""
     if not isinstance(reply.text, str) or lone_surrogate(reply.text) is not None:
-        raise PlatformError("reply", "the answer is not text that can be kept", may_be_billed=True)
-    counts = (reply.usage.input_tokens, reply.usage.output_tokens, reply.usage.reasoning_tokens)
-    if any(count is not None and not 0 <= count <= _MOST_TOKENS for count in counts):
-        raise PlatformError("reply", f"the reply counts impossible tokens: {counts}", may_be_billed=True)
+        return "the answer is not text that can be kept"
+    usage = reply.usage
+    for word in (reply.model, reply.service_tier, usage.source):
+        if word is not None and (not isinstance(word, str) or lone_surrogate(word) is not None):
+            return "the reply names its model or tier by something that is not text"
+    cached = (usage.cache_read_tokens, usage.cache_write_tokens)
+    counts = (usage.input_tokens, *cached, usage.output_tokens, usage.reasoning_tokens)
+    if any(count is not None and not (isinstance(count, int) and 0 <= count <= _MOST_TOKENS) for count in counts):
+        return f"the reply counts impossible tokens: {counts}"
+    return None
 
 
 def _next_wait(
@@ -289,7 +295,7 @@ def _record(
         error_message=None if error is None else str(error),
         http_status=seen.http_status if seen is not None else error.http_status if error is not None else None,
         retryable=None if error is None else int(not final),
-        retry_after_ms=int(error.retry_after_s * 1000) if error is not None and error.retry_after_s else None,
+        retry_after_ms=_told_ms(error) if error is not None else None,
         model_used=seen.model if seen is not None else None,
         service_tier=seen.service_tier if seen is not None else None,
         input_tokens=usage.input_tokens,
@@ -344,6 +350,12 @@ def _texts(task: Task, work: Work, run: Run) -> tuple[Payload, ...]:
         prompt = Payload(work.task_id, "messages", orjson.dumps(canonical(messages)).decode())
     digest = run.system_digest(task.system)
     return (prompt,) if digest is None or task.system is None else (prompt, Payload(digest, "system", task.system))
+
+
+def _told_ms(error: PlatformError) -> int | None:
+    """Return the wait that was told [ms]; None without one, and for what is none."""
+    told_s = error.retry_after_s
+    return int(told_s * 1000) if isinstance(told_s, int | float) and 0 < told_s < _LONGEST_TOLD_S else None
 
 
 def _why_invalid(wrong: InvalidAnswer, reply: Reply) -> str:

@@ -307,6 +307,8 @@ def explained(path: Path) -> Iterator[None]:
             raise LedgerUnusable(f"{path}: cannot be written ({text}). Check its permissions.") from error
         raise LedgerError(f"{path}: {text}") from error
     except sqlite3.DatabaseError as error:
+        if type(error) is not sqlite3.DatabaseError:  # a statement of ours is wrong, not the file
+            raise LedgerError(f"{path}: {type(error).__name__}: {error}") from error
         raise LedgerDamaged(f"{path}: {error}. {_RESTORE}") from error
 
 

@@ -140,7 +140,21 @@ def insert(connection: sqlite3.Connection, rows: Iterable[SendRow | AttemptRow |
         filled = tuple([value is not None for value in row])
         alike.setdefault((type(row), filled), []).append(tuple(compress(row, filled)))
     for (kind, filled), values in alike.items():
-        execute_together(connection, *_statement(kind, filled), values)
+        statement = _statement(kind, filled)
+        try:
+            execute_together(connection, *statement, values)
+        except (OverflowError, UnicodeEncodeError, sqlite3.ProgrammingError):
+            # A value that no column can hold, said by somebody's adapter: its row is kept without it.
+            execute_together(connection, *statement, [tuple(map(_storable, row)) for row in values])
+
+
+def _storable(value: Any) -> Any:
+    """Return the value if SQLite can hold it, else the nearest text, or None for unknown."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, int):
+        return value if -(2**63) <= value < 2**63 else None
+    return value if isinstance(value, float | bytes) else None
 
 
 def execute_together(
@@ -169,5 +183,5 @@ def execute_together(
 @lru_cache(maxsize=512)
 def _statement(kind: type[SendRow], filled: tuple[bool, ...]) -> tuple[str, str, str]:
     columns = tuple(compress(kind._fields, filled))
-    before = f"INSERT OR IGNORE INTO {_TABLES[kind]} ({', '.join(columns)}) VALUES "  # noqa: S608 - names from this file
-    return before, f"({', '.join('?' * len(columns))})", ""
+    before = f"INSERT INTO {_TABLES[kind]} ({', '.join(columns)}) VALUES "  # noqa: S608 - names from this file
+    return before, f"({', '.join('?' * len(columns))})", " ON CONFLICT DO NOTHING"
