@@ -162,7 +162,13 @@ class LocalModel:
             job.stop.set()
         for job in jobs:
             await asyncio.wait([asyncio.wrap_future(job.outcome)])
-        self._loaded = None
+        self._drop()
+
+    def _drop(self) -> None:
+        """Free the model: its server ends with the last reference to it."""
+        if self._loaded is not None:
+            self._loaded.server = None  # the frames of a kept traceback may still hold the rest
+            self._loaded = None
 
     def __repr__(self) -> str:
         return f"LocalModel({self.name!r}, model={self.model!r})"
@@ -406,18 +412,22 @@ _ENDING: Final = threading.Event()
 
 
 @atexit.register
-def _stop_all() -> None:
-    """Bring every thread out of the native code while Python is still whole.
+def _end_all() -> None:
+    """Bring every thread out of the native code, and end the native threads, while Python is still whole.
 
-    A daemon thread that comes back from C++ into a finalised interpreter aborts the process (before Python 3.14);
-    a thread that is none would keep the process until its answer is complete.
+    A daemon thread that comes back from C++ into a finalised interpreter aborts the process (before Python 3.14), and
+    a server that still computes while the process unloads its libraries makes it crash; a thread that is no daemon
+    would keep the process until its answer is complete.
     """
     _ENDING.set()
-    jobs = [job for platform in tuple(_PLATFORMS) for job in tuple(platform._under_way)]  # noqa: SLF001 - this module's own
+    platforms = tuple(_PLATFORMS)
+    jobs = [job for platform in platforms for job in tuple(platform._under_way)]  # noqa: SLF001 - this module's own
     for job in jobs:
         job.stop.set()
     for job in jobs:
         job.outcome.result()
+    for platform in platforms:
+        platform._drop()  # noqa: SLF001 - this module's own
 
 
 def _cores() -> int:

@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+import socket
 import subprocess
 import sys
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from contextlib import aclosing
 
@@ -383,6 +385,18 @@ def test_closing_ends_what_is_under_way_with_an_error(demo_model):
         assert not platform._under_way
 
     asyncio.run(closed(LocalModel(model=demo_model)))
+
+
+def test_a_closed_model_is_gone_whoever_keeps_its_errors(demo_model):
+    platform = LocalModel(model=demo_model)
+    kept = refused(platform, extra={"temperature": "hot"})
+    address = urllib.parse.urlsplit(platform._loaded.server.listening_address)
+    place = (address.hostname, address.port)
+    socket.create_connection(place).close()
+    asyncio.run(platform.close())
+    assert kept.__traceback__ is not None
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(place)
 
 
 def test_the_loop_goes_on_while_the_model_computes(local):
