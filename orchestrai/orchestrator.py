@@ -13,7 +13,8 @@ from typing import Any, Literal, Self, TypeVar, Unpack
 
 from orchestrai import intake as intake_module
 from orchestrai.attachments import Attachment
-from orchestrai.engine.batch import Run, RunOptions
+from orchestrai.engine.batch import Run
+from orchestrai.engine.books import RunOptions
 from orchestrai.engine.call import Call
 from orchestrai.engine.engine import Engine, close_engine, open_engine
 from orchestrai.engine.loop import Errand, engine_loop
@@ -466,7 +467,7 @@ class Orchestrator:
                 frame=intake.frame,
                 into=call.get("into"),
                 schema=schema,
-                batch_id=run.batch_id,
+                batch_id=run.books.batch_id,
                 name=call.get("name"),
                 project=self.project,
                 ledger_path=str(self.ledger_path),

@@ -41,17 +41,19 @@ _MOST_TOKENS: Final = 10**12  # a count above it is an error of the reply, and w
 
 async def attempt(run: Run, item: Item) -> None:
     """Make the next attempt of a task and record it, then settle the task, or put it back in the queue."""
-    work = item.work or run.begin(item)
+    work = item.work or run.books.begin(item)
     attempt_id = new_id()
     try:
         request = _request(item, work, attempt_id)
     except InvalidInput as gone:  # a file changed or vanished since the task was made
-        run.settle_failure(item, "input", str(gone))
+        run.books.settle_failure(item, "input", str(gone))
         return
     started_at = now_us()
     payloads = _texts(item.task, work, run) if work.attempts == 0 and run.options.keep_texts else ()
     since = item.since if work.attempts == 0 else None  # a task that has begun goes on, whoever else answers it
-    grant = await run.journal.open(_send_row(run, item, work, request, started_at), run.claim(item), since, payloads)
+    grant = await run.journal.open(
+        _send_row(run, item, work, request, started_at), run.books.claim(item), since, payloads
+    )
     if grant is not Grant.GRANTED:
         run.hold(item)
         return
@@ -216,7 +218,7 @@ def _send_row(run: Run, item: Item, work: Work, request: Request, started_at: in
         work.task_id,
         work.attempts + 1,
         work.kind,
-        run.batch_id,
+        run.books.batch_id,
         item.index,
         item.sample,
         item.key,
@@ -234,7 +236,7 @@ def _send_row(run: Run, item: Item, work: Work, request: Request, started_at: in
         tokens.quick(task.prompt) if isinstance(task.prompt, str) else None,
         task.max_tokens,
         None,
-        run.system_digest(task.system),
+        run.books.system_digest(task.system),
         task.chain,
         None,
         None,
@@ -323,14 +325,14 @@ def _record(
         rl_tokens_left=limits.tokens_left if limits is not None else None,
     )
     if price is not None:
-        run.note_price(price)
+        run.books.note_price(price)
     if not final:
-        run.record(row, latency_s)
+        run.books.record(row, latency_s)
     elif error is None:
         assert reply is not None
-        run.settle_success(item, row, latency_s, reply, parsed)
+        run.books.settle_success(item, row, latency_s, reply, parsed)
     else:
-        run.settle_failure(item, error.kind, str(error), row, latency_s, seen)
+        run.books.settle_failure(item, error.kind, str(error), row, latency_s, seen)
 
 
 def _price(run: Run, item: Item, seen: Reply | None) -> Price | None:
@@ -348,7 +350,7 @@ def _texts(task: Task, work: Work, run: Run) -> tuple[Payload, ...]:
     else:
         messages = _with_parts(messages_of(task.prompt), attached(task)) if task.files else task.prompt
         prompt = Payload(work.task_id, "messages", orjson.dumps(canonical(messages)).decode())
-    digest = run.system_digest(task.system)
+    digest = run.books.system_digest(task.system)
     return (prompt,) if digest is None or task.system is None else (prompt, Payload(digest, "system", task.system))
 
 

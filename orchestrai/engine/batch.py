@@ -9,35 +9,26 @@ alone: the callback of the commit that made it durable.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import random
-import sys
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-import orjson
-
 from orchestrai.engine.attempt import attempt
+from orchestrai.engine.books import Books, RunOptions
 from orchestrai.engine.engine import Engine
-from orchestrai.engine.item import Item, Work
+from orchestrai.engine.item import Item
 from orchestrai.engine.lane import Lane
 from orchestrai.engine.progress import Progress
-from orchestrai.engine.reuse import reused_result, usable
-from orchestrai.errors import ErrorClass, LedgerError
-from orchestrai.ids import new_id, now_us
+from orchestrai.engine.reuse import usable
+from orchestrai.errors import LedgerError
 from orchestrai.ledger import queries
 from orchestrai.ledger.lock import is_alive
 from orchestrai.ledger.queries import StoredAnswer
-from orchestrai.ledger.rows import AttemptRow, Payload, TaskRow
-from orchestrai.ledger.writer import Settling
-from orchestrai.platforms.protocol import Reply
-from orchestrai.pricing import Price, PriceList, from_pico
-from orchestrai.result import NO_USAGE, Result
-from orchestrai.text import excerpt
+from orchestrai.pricing import PriceList
+from orchestrai.result import Result
 
 if TYPE_CHECKING:
     from orchestrai.limits.retry import RetryPolicy
@@ -49,33 +40,6 @@ _NO_COST: Final = Decimal(0)
 _NOTHING: Final[Mapping[int, Result]] = {}
 _HELD_FIRST_S: Final = 0.05  # first look at a task that somebody else is working on
 _HELD_MOST_S: Final = 1.0  # and the longest pause between looks
-
-
-@dataclass(frozen=True, slots=True)
-class RunOptions:
-    """What a call says about itself, beyond its tasks.
-
-    Args:
-        kind: batch, run, stream or as_completed.
-        name: Name of the batch.
-        project: Project it belongs to.
-        reuse: Take answers from the ledger.
-        on_error: "stop" ends the call at the first failure.
-        concurrency: Ceiling over all platforms.
-        repair_attempts: How often an unusable answer is asked again.
-        keep_texts: Keep prompts and answers in the ledger.
-        described: Options of the call as they are kept with it.
-    """
-
-    kind: str = "batch"
-    name: str | None = None
-    project: str | None = None
-    reuse: bool = True
-    on_error: Literal["continue", "stop"] = "continue"
-    concurrency: int | None = None
-    repair_attempts: int = 1
-    keep_texts: bool = True
-    described: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Run:
@@ -108,7 +72,7 @@ class Run:
         self.on_piece = on_piece
         self.pieces = 0
         self.random = random.Random()  # noqa: S311 - spreads waits
-        self.batch_id = new_id()
+        self.books = Books(engine, options, self._leave, self._published)
         self.progress = Progress()
         self.results: list[Result | None] = []
         self.status: RunStatus = "running"
@@ -121,13 +85,9 @@ class Run:
         self._tasks: set[asyncio.Task[None]] = set()
         self._timers: set[asyncio.TimerHandle] = set()
         self._unsettled: dict[int, Item] = {}  # by position; the items that still need a result
-        self._unpublished = 0  # settled, on their way to the ledger
         self.unrecorded: dict[int, Result] = {}  # by position; settled, but the ledger could not be written
         self._primaries: dict[bytes, Item] = {}  # by key; equal tasks join the first
         self._held: dict[bytes, Item] = {}  # by claim; somebody else works on them
-        self._noted: set[str] = set()  # price ids already written
-        self._systems: dict[str, str] = {}  # digests of system prompts
-        self._scope: str | None = None  # batch whose answers alone count; None for all
         self._open_input = True
         self._group: asyncio.TaskGroup | None = None
         self._changed = asyncio.Event()
@@ -152,13 +112,14 @@ class Run:
             try:
                 if items is not None:
                     self.results = [None] * (len(items) + len(refused))
-                    await self._begin(items)
+                    self.progress.total = len(self.results)
+                    await self.books.open_call(items, self.progress.total)
                     for position, result in refused.items():
                         self._publish(position, result)
                     await self.feed(items)
                     self.close_input()
                 else:
-                    await self._begin(None)
+                    await self.books.open_call(None, None)
                 async with asyncio.TaskGroup() as group:
                     self._group = group
                     self._pump_all()
@@ -200,8 +161,8 @@ class Run:
             self._primaries[item.key] = item
             fresh.append(item)
         answers: dict[bytes, list[StoredAnswer]] = {}
-        if self.options.reuse or self._scope:
-            keys, scope = [item.key for item in fresh], self._scope
+        if self.options.reuse or self.books.scope:
+            keys, scope = [item.key for item in fresh], self.books.scope
             try:
                 newest, answers = await self.engine.ledger.read_soon(
                     lambda c: (queries.newest_task(c), queries.find_answers(c, keys, scope))
@@ -214,7 +175,7 @@ class Run:
         if any(item.task.priority is not None for item in fresh):
             fresh.sort(key=lambda item: _DEFAULT_PRIORITY if item.task.priority is None else item.task.priority)
         for item in fresh:
-            if not self._reuse(item, answers.get(item.key)):
+            if not self._settle_from_ledger(item, answers.get(item.key)):
                 self._enqueue(item)
         self._pump_all()
         self._changed.set()
@@ -225,46 +186,7 @@ class Run:
         self._changed.set()
 
     def _complete(self) -> bool:
-        return not self._open_input and not self._unsettled and not self._unpublished
-
-    async def _begin(self, items: list[Item] | None) -> None:
-        """Record the call, or continue the unfinished one of the same name and tasks."""
-        options = self.options
-        digest = None
-        if items is not None:
-            self.progress.total = len(self.results)
-            digest = hashlib.sha256(b"".join(item.key for item in items)).digest()
-        row = (
-            options.name,
-            options.kind,
-            options.project,
-            self.engine.ledger.owner_id,
-            digest,
-            self.progress.total,
-            orjson.dumps(options.described, default=str).decode(),
-            now_us(),
-            self.engine.lib_version,
-        )
-        named = (options.name, digest) if options.name is not None and digest is not None else None
-        fresh = self.batch_id
-
-        def record(connection: Any) -> str:
-            batch_id = (queries.running_batch(connection, *named) if named else None) or fresh
-            connection.execute(
-                "INSERT INTO batches (batch_id, name, kind, project, owner_id, digest, task_count, options, status, "
-                "created_at, lib_version) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'running', ?, ?) ON CONFLICT (batch_id) DO "
-                "UPDATE SET status = 'running', owner_id = excluded.owner_id, revision = revision + 1",
-                (batch_id, *row),
-            )
-            return batch_id
-
-        recorded = self.journal.do(record)
-        if named is None:
-            recorded.add_done_callback(_ignore)
-            return
-        # Looked for and recorded in one transaction: two processes that start at once share one batch.
-        self.batch_id = await recorded
-        self._scope = None if options.reuse else self.batch_id
+        return not self._open_input and not self._unsettled and not self.books.unpublished
 
     async def _end(self) -> None:
         """Settle what was left, wait until all of it is durable, and close the call's row."""
@@ -273,22 +195,16 @@ class Run:
         if self.status == "running":
             self.status = "finished" if self._complete() else "cancelled"
         for item in list(self._unsettled.values()):
-            self._settle_cancelled(item)
-        while self._unpublished and self.error is None:
+            never_began = self.books.settle_cancelled(item)
+            if never_began is not None:
+                self._leave(item)
+                self._publish(item.position, never_began)
+        while self.books.unpublished and self.error is None:
             self._changed.clear()
             await self._changed.wait()
         self.progress.running = 0
         self.progress.ended = self.progress.started + self.progress.elapsed_s
-        finished, status, batch_id = now_us(), self.status, self.batch_id
-        self.journal.do(
-            lambda c: (
-                c.execute(
-                    "UPDATE batches SET status = ?, finished_at = ?, revision = revision + 1, "
-                    "task_count = coalesce(task_count, ?) WHERE batch_id = ?",
-                    (status, finished, self.progress.settled, batch_id),
-                ).rowcount
-            )
-        ).add_done_callback(_ignore)
+        self.books.close_call(self.status, self.progress.settled)
         await self.journal.drain()
 
     # Queues and workers.
@@ -371,7 +287,7 @@ class Run:
     def hold(self, item: Item) -> None:
         """Wait for somebody else's answer to the same task, without holding a place."""
         first = not self._held
-        self._held[self.claim(item)] = item
+        self._held[self.books.claim(item)] = item
         if first and self._group is not None:
             self._spawn(self._group, self._watch())
 
@@ -390,7 +306,7 @@ class Run:
             pause = min(pause * 1.5, _HELD_MOST_S)
             held = dict(self._held)  # as it is looked for: what is held meanwhile waits for the next look
             keys = [item.key for item in held.values()]
-            look = partial(_look, keys=keys, claims=list(held), batch_id=self._scope)
+            look = partial(_look, keys=keys, claims=list(held), batch_id=self.books.scope)
             try:
                 newest, answers, working = await ledger.read_soon(look)
                 owners = {claim.owner_id for claim in working.values()}
@@ -401,7 +317,7 @@ class Run:
                 self._break(error)
                 return
             for claim, item in held.items():
-                if self._reuse(item, answers.get(item.key)):
+                if self._settle_from_ledger(item, answers.get(item.key)):
                     del self._held[claim]
                 elif claim not in working:
                     del self._held[claim]
@@ -409,160 +325,14 @@ class Run:
                     self._enqueue(item)
                     self._pump(item.offer.platform.name)
 
-    def claim(self, item: Item) -> bytes:
-        """Return what nobody else may work on while this task is: its key, in the scope of its reuse."""
-        if self.options.reuse:
-            return item.key
-        scope = self.batch_id if self.options.name is not None else item.work.task_id if item.work else self.batch_id
-        return hashlib.sha256(item.key + scope.encode()).digest()[:16]
+    # Settling and publishing.
 
-    # What attempts report.
-
-    def begin(self, item: Item) -> Work:
-        """Start the record of a task whose turn has come."""
-        item.work = Work(now_us(), repairs_left=self.options.repair_attempts)
-        return item.work
-
-    def system_digest(self, system: str | None) -> str | None:
-        """Return the digest under which a system prompt is kept; computed once for each."""
-        if not system:
-            return None
-        known = self._systems.get(system)
-        if known is None:
-            known = self._systems[system] = hashlib.sha256(system.encode("utf-8")).hexdigest()
-        return known
-
-    def note_price(self, price: Price) -> None:
-        """Keep the price vector that attempts were priced with, once."""
-        if price.price_id in self._noted:
-            return
-        self._noted.add(price.price_id)
-        row = {**price.row(), "first_used_at": now_us()}
-        columns, marks = ", ".join(row), ", ".join("?" * len(row))
-        self.journal.do(
-            lambda c: (
-                c.execute(
-                    f"INSERT OR IGNORE INTO prices ({columns}) VALUES ({marks})",  # noqa: S608 - names of Price.row
-                    tuple(row.values()),
-                ).rowcount
-            )
-        ).add_done_callback(_ignore)
-
-    def record(self, row: AttemptRow, latency_s: float) -> None:
-        """Record an attempt that does not settle its task."""
-        self.journal.settle(Settling(row, None, None, (), None), latency_s)
-
-    def settle_success(self, item: Item, row: AttemptRow, latency_s: float, reply: Reply, parsed: Any) -> None:
-        """Settle a task with an answer; it is published once it is durable."""
-        output = reply.text if item.schema is None else item.schema.output(parsed, reply.text)
-        model = sys.intern(reply.model) if reply.model else item.offer.model  # a few models, many answers
-        result = self._result(item, "succeeded", output=output, parsed=parsed, model=model, reply=reply)
-        payloads = (Payload(row.attempt_id, "answer", reply.text),) if self.options.keep_texts else ()
-        self._settle(item, result, row, latency_s, payloads)
-
-    def settle_failure(
-        self,
-        item: Item,
-        error_class: ErrorClass,
-        error: str,
-        row: AttemptRow | None = None,
-        latency_s: float | None = None,
-        reply: Reply | None = None,
-    ) -> None:
-        """Settle a task without an answer."""
-        result = self._result(item, "failed", error=error, error_class=error_class, reply=reply)
-        self._settle(item, result, row, latency_s)
-
-    def _settle_cancelled(self, item: Item) -> None:
-        result = self._result(item, "cancelled", error="cancelled", error_class="cancelled")
-        if item.work is None:  # it never began: there is nothing to record
-            self._unsettled.pop(item.position, None)
-            self._publish(item.position, result)
-        else:
-            self._settle(item, result, None, None)
-
-    def _result(
-        self,
-        item: Item,
-        status: Any,
-        *,
-        output: str | None = None,
-        parsed: Any = None,
-        error: str | None = None,
-        error_class: ErrorClass | None = None,
-        model: str | None = None,
-        reply: Reply | None = None,
-    ) -> Result:
-        work, offer = item.work, item.offer if item.route.offers else None
-        cost = _usd(work.cost) if work is not None else _NO_COST
-        list_cost = cost if work is None or work.list_cost == work.cost else _usd(work.list_cost)
-        began = work.began if work is not None else None
-        return Result(
-            item.task,
-            output,
-            parsed,
-            status,
-            error,
-            error_class,
-            reply.finish_reason if reply is not None else None,
-            offer.platform.name if offer is not None and work is not None else None,
-            model,
-            offer.tier if offer is not None and work is not None else None,
-            work.usage if work is not None else NO_USAGE,
-            cost,
-            list_cost,
-            self.engine.loop.loop.time() - began if began is not None else 0.0,
-            work.attempts if work is not None else 0,
-            reused=False,
-            index=item.index,
-            row=item.row,
-            sample=item.sample,
-            answered_at=work.answered_at if work is not None else None,
-            task_id=work.task_id if work is not None else None,
-            batch_id=self.batch_id,
-            chain_id=item.task.chain,
-        )
-
-    def _settle(
-        self,
-        item: Item,
-        result: Result,
-        row: AttemptRow | None,
-        latency_s: float | None,
-        payloads: tuple[Payload, ...] = (),
-    ) -> None:
-        """Write commit 2 of a task, and of the equal tasks that take its answer."""
-        self._leave(item)
-        assert item.work is not None
-        answer_id = item.work.answer_attempt_id
-        task = self._task_row(item, result, answer_id)
-        self._unpublished += 1
-        published = partial(self._published, item.position, result)
-        self.journal.settle(Settling(row, task, self.claim(item), payloads, published), latency_s)
-        self._settle_copies(item, result, answer_id, item.work.task_id)
-
-    def _settle_copies(self, item: Item, result: Result, answer_id: str | None, source: str) -> None:
-        """Give the equal tasks the outcome of the one that was asked."""
-        for copy in item.copies or ():
-            self._settle_as(copy, result, answer_id, source)
-        item.copies = None
-
-    def _settle_as(self, item: Item, found: Result, answer_id: str | None, source: str) -> None:
-        """Settle a task with the outcome of another, equal one."""
-        work = self.begin(item)
-        result = reused_result(item, found, self.batch_id, work.task_id)
-        self._leave(item)
-        row = self._task_row(item, result, answer_id, reused_from=source)
-        self._unpublished += 1
-        self.journal.settle(Settling(None, row, None, (), partial(self._published, item.position, result)))
-
-    def _reuse(self, item: Item, answers: list[StoredAnswer] | None) -> bool:
+    def _settle_from_ledger(self, item: Item, answers: list[StoredAnswer] | None) -> bool:
         """Settle a task with an answer of the ledger, if one may be reused."""
         for answer in answers or ():
             found = usable(answer, item)
             if found is not None:
-                self._settle_as(item, found, answer.attempt_id, answer.task_id)
-                self._settle_copies(item, found, answer.attempt_id, answer.task_id)
+                self.books.settle_reused(item, found, answer.attempt_id, answer.task_id)
                 return True
         return False
 
@@ -571,41 +341,8 @@ class Run:
         if self._primaries.get(item.key) is item and self._on_result is not None:
             del self._primaries[item.key]  # a lazy call forgets what is done; a repeat is found in the ledger
 
-    def _task_row(self, item: Item, result: Result, answer_id: str | None, reused_from: str | None = None) -> TaskRow:
-        task, work = item.task, item.work
-        assert work is not None
-        return TaskRow(
-            work.task_id,
-            self.batch_id,
-            item.index,
-            item.sample,
-            item.key,
-            result.status,
-            result.error_class,
-            excerpt(result.error, 500) if result.error else None,
-            result.attempts,
-            answer_id,
-            reused_from,
-            work.cost,
-            work.list_cost,
-            task.chain,
-            None,
-            None,
-            None,
-            None,
-            task.type,
-            task.priority,
-            orjson.dumps(task.tags).decode() if task.tags else None,
-            work.queued_at,
-            now_us(),
-            result.duration_s * 1000,
-        )
-
-    # Publishing.
-
     def _published(self, position: int, result: Result, error: LedgerError | None) -> None:
         """Show a result that is durable now; one that cannot be made durable breaks the call and goes with its error."""
-        self._unpublished -= 1
         if error is None:
             self._publish(position, result)
         else:
@@ -632,10 +369,6 @@ class Run:
         self.stop("stopped")
 
 
-def _usd(pico: int | None) -> Decimal | None:
-    return _NO_COST if pico == 0 else from_pico(pico)  # most are 0, and share one object
-
-
 def _look(
     connection: Any, *, keys: list[bytes], claims: list[bytes], batch_id: str | None
 ) -> tuple[int, dict[bytes, list[StoredAnswer]], dict[bytes, queries.Claim]]:
@@ -645,9 +378,3 @@ def _look(
         queries.find_answers(connection, keys, batch_id),
         queries.claims_on(connection, claims),
     )
-
-
-def _ignore(done: asyncio.Future[Any]) -> None:
-    """Let a broken ledger be reported by the results that need it, once."""
-    if not done.cancelled():
-        done.exception()

@@ -1,0 +1,341 @@
+"""Books: what a call records of itself, its attempts and its settled tasks; nothing is shown before it is durable."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from functools import partial
+from typing import Any, Final, Literal
+
+import orjson
+
+from orchestrai.engine.engine import Engine
+from orchestrai.engine.item import Item, Work
+from orchestrai.engine.reuse import reused_result
+from orchestrai.errors import ErrorClass, LedgerError
+from orchestrai.ids import new_id, now_us
+from orchestrai.ledger import queries
+from orchestrai.ledger.rows import AttemptRow, Payload, TaskRow
+from orchestrai.ledger.writer import Settling
+from orchestrai.platforms.protocol import Reply
+from orchestrai.pricing import Price, from_pico, to_pico
+from orchestrai.result import NO_USAGE, Result
+from orchestrai.text import excerpt
+
+_NO_COST: Final = Decimal(0)
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What a call says about itself, beyond its tasks.
+
+    Args:
+        kind: batch, run, stream or as_completed.
+        name: Name of the batch.
+        project: Project it belongs to.
+        reuse: Take answers from the ledger.
+        on_error: "stop" ends the call at the first failure.
+        concurrency: Ceiling over all platforms.
+        repair_attempts: How often an unusable answer is asked again.
+        keep_texts: Keep prompts and answers in the ledger.
+        described: Options of the call as they are kept with it.
+    """
+
+    kind: str = "batch"
+    name: str | None = None
+    project: str | None = None
+    reuse: bool = True
+    on_error: Literal["continue", "stop"] = "continue"
+    concurrency: int | None = None
+    repair_attempts: int = 1
+    keep_texts: bool = True
+    described: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Books:
+    """The records of one call, on the engine's loop.
+
+    Args:
+        engine: The ledger.
+        options: What the call says about itself.
+        left: Called when a task is settled, before that is durable.
+        published: Called with position and result once the result is durable; with the error when it cannot be.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        options: RunOptions,
+        left: Callable[[Item], None],
+        published: Callable[[int, Result, LedgerError | None], None],
+    ) -> None:
+        self.journal = engine.journal
+        self.batch_id = new_id()
+        self.scope: str | None = None  # batch whose answers alone count; None for all
+        self.unpublished = 0  # settled, on their way to the ledger
+        self._engine = engine
+        self._options = options
+        self._left = left
+        self._show = published
+        self._noted: set[str] = set()  # price ids already written
+        self._systems: dict[str, str] = {}  # digests of system prompts
+
+    async def open_call(self, items: list[Item] | None, total: int | None) -> None:
+        """Record the call, or continue the unfinished one of the same name and tasks.
+
+        Args:
+            items: Its tasks; None while the input is being read.
+            total: Their number, with those that are never sent.
+        """
+        options = self._options
+        digest = None if items is None else hashlib.sha256(b"".join(item.key for item in items)).digest()
+        row = (
+            options.name,
+            options.kind,
+            options.project,
+            self._engine.ledger.owner_id,
+            digest,
+            total,
+            orjson.dumps(options.described, default=str).decode(),
+            now_us(),
+            self._engine.lib_version,
+        )
+        named = (options.name, digest) if options.name is not None and digest is not None else None
+        fresh = self.batch_id
+
+        def record(connection: Any) -> str:
+            batch_id = (queries.running_batch(connection, *named) if named else None) or fresh
+            connection.execute(
+                "INSERT INTO batches (batch_id, name, kind, project, owner_id, digest, task_count, options, status, "
+                "created_at, lib_version) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'running', ?, ?) ON CONFLICT (batch_id) DO "
+                "UPDATE SET status = 'running', owner_id = excluded.owner_id, revision = revision + 1",
+                (batch_id, *row),
+            )
+            return batch_id
+
+        recorded = self.journal.do(record)
+        if named is None:
+            recorded.add_done_callback(_ignore)
+            return
+        # Looked for and recorded in one transaction: two processes that start at once share one batch.
+        self.batch_id = await recorded
+        self.scope = None if options.reuse else self.batch_id
+
+    def close_call(self, status: str, settled: int) -> None:
+        """Record how the call ended."""
+        row = (status, now_us(), settled, self.batch_id)
+        self.journal.do(
+            lambda c: (
+                c.execute(
+                    "UPDATE batches SET status = ?, finished_at = ?, revision = revision + 1, "
+                    "task_count = coalesce(task_count, ?) WHERE batch_id = ?",
+                    row,
+                ).rowcount
+            )
+        ).add_done_callback(_ignore)
+
+    def claim(self, item: Item) -> bytes:
+        """Return what nobody else may work on while this task is: its key, in the scope of its reuse."""
+        if self._options.reuse:
+            return item.key
+        scope = self.batch_id if self._options.name is not None else item.work.task_id if item.work else self.batch_id
+        return hashlib.sha256(item.key + scope.encode()).digest()[:16]
+
+    def begin(self, item: Item) -> Work:
+        """Start the record of a task whose turn has come."""
+        item.work = Work(now_us(), repairs_left=self._options.repair_attempts)
+        return item.work
+
+    def system_digest(self, system: str | None) -> str | None:
+        """Return the digest under which a system prompt is kept; computed once for each."""
+        if not system:
+            return None
+        known = self._systems.get(system)
+        if known is None:
+            known = self._systems[system] = hashlib.sha256(system.encode("utf-8")).hexdigest()
+        return known
+
+    def note_price(self, price: Price) -> None:
+        """Keep the price vector that attempts were priced with, once."""
+        if price.price_id in self._noted:
+            return
+        self._noted.add(price.price_id)
+        row = {**price.row(), "first_used_at": now_us()}
+        columns, marks = ", ".join(row), ", ".join("?" * len(row))
+        self.journal.do(
+            lambda c: (
+                c.execute(
+                    f"INSERT OR IGNORE INTO prices ({columns}) VALUES ({marks})",  # noqa: S608 - names of Price.row
+                    tuple(row.values()),
+                ).rowcount
+            )
+        ).add_done_callback(_ignore)
+
+    def record(self, row: AttemptRow, latency_s: float) -> None:
+        """Record an attempt that does not settle its task."""
+        self.journal.settle(Settling(row, None, None, (), None), latency_s)
+
+    def settle_success(self, item: Item, row: AttemptRow, latency_s: float, reply: Reply, parsed: Any) -> None:
+        """Settle a task with an answer; it is published once it is durable."""
+        output = reply.text if item.schema is None else item.schema.output(parsed, reply.text)
+        model = sys.intern(reply.model) if reply.model else item.offer.model  # a few models, many answers
+        result = self._result(item, "succeeded", output=output, parsed=parsed, model=model, reply=reply)
+        payloads = (Payload(row.attempt_id, "answer", reply.text),) if self._options.keep_texts else ()
+        self._settle(item, result, row, latency_s, payloads)
+
+    def settle_failure(
+        self,
+        item: Item,
+        error_class: ErrorClass,
+        error: str,
+        row: AttemptRow | None = None,
+        latency_s: float | None = None,
+        reply: Reply | None = None,
+    ) -> None:
+        """Settle a task without an answer."""
+        result = self._result(item, "failed", error=error, error_class=error_class, reply=reply)
+        self._settle(item, result, row, latency_s)
+
+    def settle_cancelled(self, item: Item) -> Result | None:
+        """Settle a task that the caller ended; what never began has nothing to record, and its result is returned."""
+        result = self._result(item, "cancelled", error="cancelled", error_class="cancelled")
+        if item.work is None:
+            return result
+        self._settle(item, result, None, None)
+        return None
+
+    def _result(
+        self,
+        item: Item,
+        status: Any,
+        *,
+        output: str | None = None,
+        parsed: Any = None,
+        error: str | None = None,
+        error_class: ErrorClass | None = None,
+        model: str | None = None,
+        reply: Reply | None = None,
+    ) -> Result:
+        work, offer = item.work, item.offer if item.route.offers else None
+        cost = _usd(work.cost) if work is not None else _NO_COST
+        list_cost = cost if work is None or work.list_cost == work.cost else _usd(work.list_cost)
+        began = work.began if work is not None else None
+        return Result(
+            item.task,
+            output,
+            parsed,
+            status,
+            error,
+            error_class,
+            reply.finish_reason if reply is not None else None,
+            offer.platform.name if offer is not None and work is not None else None,
+            model,
+            offer.tier if offer is not None and work is not None else None,
+            work.usage if work is not None else NO_USAGE,
+            cost,
+            list_cost,
+            self._engine.loop.loop.time() - began if began is not None else 0.0,
+            work.attempts if work is not None else 0,
+            reused=False,
+            index=item.index,
+            row=item.row,
+            sample=item.sample,
+            answered_at=work.answered_at if work is not None else None,
+            task_id=work.task_id if work is not None else None,
+            batch_id=self.batch_id,
+            chain_id=item.task.chain,
+        )
+
+    def _settle(
+        self,
+        item: Item,
+        result: Result,
+        row: AttemptRow | None,
+        latency_s: float | None,
+        payloads: tuple[Payload, ...] = (),
+    ) -> None:
+        """Write commit 2 of a task, and of the equal tasks that take its answer."""
+        self._left(item)
+        assert item.work is not None
+        answer_id = item.work.answer_attempt_id
+        task = self._task_row(item, result, answer_id)
+        self.unpublished += 1
+        published = partial(self._published, item.position, result)
+        self.journal.settle(Settling(row, task, self.claim(item), payloads, published), latency_s)
+        self._settle_copies(item, result, answer_id, item.work.task_id)
+
+    def _settle_copies(self, item: Item, result: Result, answer_id: str | None, source: str) -> None:
+        """Give the equal tasks the outcome of the one that was asked."""
+        for copy in item.copies or ():
+            self._settle_as(copy, result, answer_id, source)
+        item.copies = None
+
+    def _settle_as(self, item: Item, found: Result, answer_id: str | None, source: str) -> None:
+        """Settle a task with the outcome of another, equal one."""
+        work = self.begin(item)
+        result = reused_result(item, found, self.batch_id, work.task_id)
+        work.list_cost = to_pico(result.list_cost)
+        self._left(item)
+        row = self._task_row(item, result, answer_id, reused_from=source)
+        self.unpublished += 1
+        self.journal.settle(Settling(None, row, None, (), partial(self._published, item.position, result)))
+
+    def settle_reused(self, item: Item, found: Result, answer_id: str, source: str) -> None:
+        """Settle a task, and the equal ones of the call, with an answer of the ledger.
+
+        Args:
+            item: The task.
+            found: The answer as a result.
+            answer_id: The attempt that gave it.
+            source: The task that was asked then.
+        """
+        self._settle_as(item, found, answer_id, source)
+        self._settle_copies(item, found, answer_id, source)
+
+    def _task_row(self, item: Item, result: Result, answer_id: str | None, reused_from: str | None = None) -> TaskRow:
+        task, work = item.task, item.work
+        assert work is not None
+        return TaskRow(
+            work.task_id,
+            self.batch_id,
+            item.index,
+            item.sample,
+            item.key,
+            result.status,
+            result.error_class,
+            excerpt(result.error, 500) if result.error else None,
+            result.attempts,
+            answer_id,
+            reused_from,
+            work.cost,
+            work.list_cost,
+            task.chain,
+            None,
+            None,
+            None,
+            None,
+            task.type,
+            task.priority,
+            orjson.dumps(task.tags).decode() if task.tags else None,
+            work.queued_at,
+            now_us(),
+            result.duration_s * 1000,
+        )
+
+    def _published(self, position: int, result: Result, error: LedgerError | None) -> None:
+        self.unpublished -= 1
+        self._show(position, result, error)
+
+
+def _usd(pico: int | None) -> Decimal | None:
+    return _NO_COST if pico == 0 else from_pico(pico)  # most are 0, and share one object
+
+
+def _ignore(done: asyncio.Future[Any]) -> None:
+    """Let a broken ledger be reported by the results that need it, once."""
+    if not done.cancelled():
+        done.exception()
