@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -190,7 +191,7 @@ def _check_options(task: Task) -> None:
         raise InvalidInput(f"samples is a whole number of at least 1, not {task.samples!r}.")
     if task.max_tokens is not None and (not isinstance(task.max_tokens, int) or task.max_tokens < 1):
         raise InvalidInput(f"max_tokens is a whole number of at least 1, not {task.max_tokens!r}.")
-    if task.timeout_s is not None and not task.timeout_s > 0:
+    if task.timeout_s is not None and not 0 < task.timeout_s < math.inf:
         raise InvalidInput(f"timeout_s is a number of seconds above 0, not {task.timeout_s!r}.")
     if task.temperature is not None and not 0 <= task.temperature <= 2:
         raise InvalidInput(f"temperature lies between 0 and 2, not at {task.temperature!r}.")
