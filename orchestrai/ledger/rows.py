@@ -1,4 +1,4 @@
-"""The rows the engine writes: one NamedTuple per append-only table, in the order of its columns."""
+"""The rows the engine writes: one NamedTuple per append-only table, with the columns that have a source today."""
 
 from __future__ import annotations
 
@@ -33,19 +33,13 @@ class SendRow(NamedTuple):
     route_rank: int | None
     est_input_tokens: int | None
     est_output_tokens: int | None
-    est_cost: int | None
     system_digest: str | None
     chain_id: str | None
-    chain_step: int | None
-    parent_task_id: str | None
-    root_task_id: str | None
-    depth: int | None
     task_type: str | None
     priority: int | None
     tags: str | None
     queued_at: int
     started_at: int
-    throttle_ms: float | None
     backoff_ms: float | None
 
 
@@ -105,10 +99,6 @@ class TaskRow(NamedTuple):
     cost: int | None
     list_cost: int | None
     chain_id: str | None
-    chain_step: int | None
-    parent_task_id: str | None
-    root_task_id: str | None
-    depth: int | None
     task_type: str | None
     priority: int | None
     tags: str | None

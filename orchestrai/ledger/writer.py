@@ -23,7 +23,8 @@ from orchestrai.ledger.rows import AttemptRow, Payload, SendRow, TaskRow, execut
 
 _FULL_GROUP: Final = 256  # rows that are committed without waiting for more
 _LEAST_LINGER_S: Final = 0.002
-_POURING: Final = 8  # rows within one linger that say that the loop is saturated
+_FAST_S: Final = 0.020  # requests that come back sooner come in such numbers that commits are what they cost
+_FAST_LINGER_S: Final = 0.006
 _LONGEST_LINGER_S: Final = 0.010
 _LINGER_SHARE: Final = 0.02  # of the usual latency of a request: what company may cost
 
@@ -149,18 +150,13 @@ class Journal:
         if nobody_else or jobs or len(openings) + len(settlings) >= _FULL_GROUP:
             self._flush()
         elif self._timer is None:
-            linger = min(_LONGEST_LINGER_S, max(_LEAST_LINGER_S, _LINGER_SHARE * self._latency_s))
-            latest = self._loop.time() + _LONGEST_LINGER_S
-            self._timer = self._loop.call_later(linger, self._linger_over, len(openings) + len(settlings), latest)
+            self._timer = self._loop.call_later(self._linger_s(), self._flush)
 
-    def _linger_over(self, rows_before: int, latest: float) -> None:
-        """Commit what has gathered, unless rows are pouring in: then the loop is busy anyway, and more will share."""
-        rows = len(self._pending.openings) + len(self._pending.settlings)
-        now = self._loop.time()
-        if rows - rows_before >= _POURING and now < latest:
-            self._timer = self._loop.call_later(_LEAST_LINGER_S, self._linger_over, rows, latest)
-        else:
-            self._flush()
+    def _linger_s(self) -> float:
+        """Return how long a group waits for company: little beside the requests, but never for one row alone."""
+        if self._latency_s < _FAST_S:
+            return _FAST_LINGER_S
+        return min(_LONGEST_LINGER_S, max(_LEAST_LINGER_S, _LINGER_SHARE * self._latency_s))
 
     def _flush(self) -> None:
         if self._timer is not None:
