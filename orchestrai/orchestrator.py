@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import os
 import threading
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
@@ -351,6 +352,11 @@ class Orchestrator:
             engine.loop.submit(_close_all(list(self._runs), platforms)).result()
             close_engine(engine)
 
+    def _start_anew(self) -> None:
+        self._engine = None
+        self._opening = threading.Lock()
+        self._runs = weakref.WeakSet()
+
     def __enter__(self) -> Self:
         return self
 
@@ -596,6 +602,16 @@ async def _close_all(runs: Sequence[Run], platforms: Sequence[Any]) -> None:
         await run.ended()
     for platform in platforms:
         await platform.close()
+
+
+def _forget() -> None:
+    """Give every orchestrator of a forked child a ledger of its own, at its next call."""
+    for orchestrator in list(_live):
+        orchestrator._start_anew()  # noqa: SLF001 - of this module
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
 
 
 @atexit.register

@@ -81,11 +81,25 @@ def close_engine(engine: Engine) -> None:
     engine.ledger.close()
 
 
+def _before_fork() -> None:
+    _opening.acquire()
+    for engine, _ in _open.values():
+        engine.ledger.before_fork()
+
+
+def _after_fork() -> None:
+    for engine, _ in _open.values():
+        engine.ledger.after_fork()
+    _opening.release()
+
+
 def _forget() -> None:
-    global _opening  # noqa: PLW0603 - a forked child must not touch its parent's connections
+    global _opening  # noqa: PLW0603 - a child begins without its parent's engines
+    for engine, _ in _open.values():
+        engine.ledger.forget()
     _open.clear()
     _opening = threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_forget)

@@ -166,8 +166,13 @@ def engine_loop() -> EngineLoop:
         return _engine
 
 
+_inherited: list[EngineLoop] = []  # by a forked child; kept, because closing the parent's loop is touching it
+
+
 def _forget() -> None:
     global _engine, _making
+    if _engine is not None:
+        _inherited.append(_engine)
     _engine, _making = None, threading.Lock()
 
 

@@ -156,6 +156,19 @@ class LedgerFile:
             self._reader = self._writer = None
         self.lock.close()
 
+    def forget(self) -> None:
+        """Let go of the file in a forked child, where nothing was being read or written.
+
+        SQLite counts its locks for each process and file in memory that a child inherits, though it inherits none of
+        the locks: a connection opened beside these would believe to hold them. Closing them here leaves the log
+        alone, because the parent's own lock tells SQLite that somebody else is working with it.
+        """
+        for connection in (self._reader, self._writer):
+            if connection is not None:
+                connection.close()
+        self._reader = self._writer = None
+        self.lock.close()
+
     def _writing(self) -> sqlite3.Connection:
         """Return the writing connection, reopened when its log is no longer the file's log."""
         if self._writer is not None and _inode(self._wal) != self._writer_inode:

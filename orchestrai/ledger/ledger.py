@@ -77,6 +77,21 @@ class Ledger:
         in_doubt: int = await self.journal.do(lambda connection: recover(connection, owners))
         return in_doubt
 
+    def before_fork(self) -> None:
+        """Wait for what is being read or written, so that a child inherits no half of it."""
+        self._reading.acquire()
+        self.file.lock.pause()
+
+    def after_fork(self) -> None:
+        """Go on, in the parent."""
+        self.file.lock.resume()
+        self._reading.release()
+
+    def forget(self) -> None:
+        """Let go, in a forked child, of the connections and locks that are its parent's."""
+        self._life.forget()
+        self.file.forget()
+
     def close(self) -> None:
         """End this process's part and let go of the file, once the journal is closed."""
         if self._readers is not None:

@@ -72,6 +72,14 @@ class WriteLock:
         _unlock(self._fd)
         self._threads.release()
 
+    def pause(self) -> None:
+        """Wait until no thread holds it, and let none take it before `resume`."""
+        self._threads.acquire()
+
+    def resume(self) -> None:
+        """End a pause."""
+        self._threads.release()
+
     def close(self) -> None:
         """Give the file back to the system."""
         os.close(self._fd)
@@ -86,6 +94,10 @@ class SignOfLife:
         self._path = folder / owner_id
         self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
         _lock(self._fd, wait=False)
+
+    def forget(self) -> None:
+        """Let go of it in a forked child, where it is the parent's: it must end when the parent does."""
+        os.close(self._fd)
 
     def close(self) -> None:
         """End it: whoever looks now finds this owner gone."""

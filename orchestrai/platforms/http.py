@@ -11,6 +11,7 @@ import asyncio
 import io
 import ipaddress
 import os
+import weakref
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -133,6 +134,7 @@ class HttpClient:
         self._session: aiohttp.ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._proxies: dict[str, str | None] = {}
+        _clients.add(self)
 
     async def post(self, url: URL, headers: Headers, body: bytes) -> Response:
         """Send one request and return its whole reply, whatever its status.
@@ -187,6 +189,12 @@ class HttpClient:
         # Raised outside the handler: the chained error's frames hold the headers.
         raise failure
 
+    def forget(self) -> None:
+        """Leave the connections to the parent of a forked child: closing them here would take them from its loop."""
+        if self._session is not None:
+            _inherited.append(self._session)
+            self._session = None
+
     def _session_here(self) -> aiohttp.ClientSession:
         loop = asyncio.get_running_loop()
         if self._session is None or self._loop is not loop or self._session.closed:
@@ -210,6 +218,19 @@ class HttpClient:
         if host not in self._proxies:
             self._proxies[host] = _proxy_from_environment(url.scheme, host)
         return self._proxies[host]
+
+
+_clients: weakref.WeakSet[HttpClient] = weakref.WeakSet()
+_inherited: list[aiohttp.ClientSession] = []  # by a forked child; kept, never closed
+
+
+def _forget() -> None:
+    for client in list(_clients):
+        client.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
 
 
 def _proxy_from_environment(scheme: str, host: str) -> str | None:

@@ -206,6 +206,11 @@ class Scene:
         return Run(child, report)
 
     @property
+    def base_url(self) -> str:
+        """The provider's address."""
+        return self._server.base_url
+
+    @property
     def ledger(self) -> Path:
         """The ledger's folder."""
         return self.project / ".orchestrai"

@@ -27,7 +27,7 @@ ASKED_AGAIN = {"reuse": False, "name": "survey"}  # nothing is taken from earlie
 def test_every_task_of_a_shared_batch_is_asked_by_exactly_one_process(tmp_path, nursery, options):
     """Two to four processes run one batch at once: each task is on the bill once, and all get all answers."""
     chance = seeded()
-    for turn in range(scaled(20, 4)):
+    for turn in range(scaled(20, 3)):
         prompts = [f"turn {turn} task {i}" for i in range(60)]
         with Scene(tmp_path / str(turn), nursery, *PROVIDER) as scene:
             start_at = time.time() + 0.3
@@ -77,7 +77,7 @@ def test_what_a_killed_process_was_working_on_is_taken_over_by_the_others(tmp_pa
 def test_a_process_that_is_only_slow_is_never_robbed(tmp_path, nursery):
     """A stopped process keeps its tasks: the others wait for it, and each task is on the bill once."""
     chance = seeded()
-    for turn in range(scaled(5, 2)):
+    for turn in range(scaled(5, 1)):
         prompts = [f"turn {turn} task {i}" for i in range(200)]
         with Scene(tmp_path / str(turn), nursery, *PROVIDER) as scene:
             slow = scene.start(prompts, "batch", options={"concurrency": 8})

@@ -238,7 +238,7 @@ def naive(job: dict[str, Any]) -> None:
             if job["wrong"] == "sent_first":
                 store.execute("INSERT INTO sends VALUES (?)", (prompt,))
                 record(1)
-            acks.write(Result(Task(prompt), reply.text))
+            acks.write(Result(Task(prompt), reply.text, status="succeeded"))
             record(16)
 
     async def run() -> None:
