@@ -62,7 +62,7 @@ def progress_text(progress: Progress) -> str:
         parts.append(f"{progress.rate:.1f}/s")
     if progress.eta_s is not None and progress.ended is None:
         parts.append(f"{text.duration(progress.eta_s)} left")
-    parts.append(f"cost {text.money(progress.cost)}")
+    parts.append(f"cost {'at least ' if progress.unpriced else ''}{text.money(progress.cost)}")
     if progress.errors:
         parts.append("errors: " + ", ".join(f"{kind} {n:,}" for kind, n in progress.errors.most_common(3)))
     return " · ".join(parts)

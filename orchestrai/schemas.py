@@ -37,7 +37,7 @@ _BEFORE_LABEL: Final = rf"[{_QUOTES}(\[{{<#]*?"  # lazy: a label may begin with 
 _AFTER_LABEL: Final = rf"[{_QUOTES})\]}}>.,;:!?]*"
 
 
-class InvalidAnswer(OrchestraiError, ValueError):  # noqa: N818 - named as its siblings in `errors` are
+class InvalidAnswer(OrchestraiError, ValueError):
     """An answer does not fit its schema; the message is short and says what to change."""
 
 

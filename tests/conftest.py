@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import socket
 from pathlib import Path
 
 import pytest
+
+from orchestrai.errors import ModelMissing
+from orchestrai.platforms import model_file
 
 _KEEP = ("ORCHESTRAI_TEST_SCALE", "ORCHESTRAI_GGUF")
 _KEYS = ("OPENAI_", "ANTHROPIC_", "GEMINI_", "GOOGLE_")
@@ -35,3 +39,19 @@ def loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
         connect(self, address)  # type: ignore[arg-type]
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(scope="session")
+def demo_model() -> Path:
+    """The file of the embedded demo model, whole and checked: found on this machine, or fetched once."""
+    give_up = pytest.fail if os.environ.get("CI") else pytest.skip
+    if importlib.util.find_spec("xllamacpp") is None:
+        give_up("xllamacpp is not installed: pip install 'orchestrai[local]'")
+    found = model_file.find_model()
+    if found is not None and model_file.is_demo(found):
+        return found
+    try:
+        return model_file.fetch_model()
+    except ModelMissing as error:
+        give_up(f"the demo model is not here and cannot be fetched: {error}")
+        raise

@@ -24,6 +24,7 @@ class Progress:
         running: Requests under way.
         retries: Attempts beyond the first of each task.
         cost: Cash so far [USD]; the sum of what is known.
+        unpriced: Answers of unknown cost; with them `cost` is a lower bound.
         list_cost: What it would have cost on paid APIs so far [USD]; the sum of what is known.
         tokens: Input and output so far [tokens].
         errors: Failed tasks by error class.
@@ -39,6 +40,7 @@ class Progress:
     running: int = 0
     retries: int = 0
     cost: Decimal = Decimal(0)
+    unpriced: int = 0
     list_cost: Decimal = Decimal(0)
     tokens: int = 0
     errors: Counter[str] = field(default_factory=Counter)
@@ -87,7 +89,9 @@ class Progress:
         self.reused += result.reused
         if result.attempts > 1:
             self.retries += result.attempts - 1
-        if result.cost:
+        if result.cost is None:
+            self.unpriced += 1
+        elif result.cost:
             self.cost += result.cost
         if result.reused:
             return
