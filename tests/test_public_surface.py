@@ -82,7 +82,6 @@ def test_a_call_loads_no_frames_no_notebook_and_no_analysis(tmp_path):
         "ipywidgets",
         "IPython",
         "rich",
-        "pydantic",
         "tiktoken",
         "aiohttp",
     )
