@@ -203,6 +203,18 @@ def resident_kb() -> int:
 # The parent.
 
 
+def import_cost() -> float:
+    """CPU of `import orchestrai` in a fresh process whose bytecode is compiled [s]."""
+    code = "import time; t = time.process_time(); import orchestrai; print(time.process_time() - t)"
+    with tempfile.TemporaryDirectory() as cache:
+        environment = {**os.environ, "PYTHONPYCACHEPREFIX": cache, "PYTHONDONTWRITEBYTECODE": ""}
+        costs = [
+            float(subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True).stdout)
+            for _ in range(6)
+        ]
+    return statistics.median(costs[1:])
+
+
 def child(*arguments: object) -> dict[str, float]:
     line = subprocess.run(
         [sys.executable, __file__, "--child", *map(str, arguments)], check=True, capture_output=True, text=True
@@ -239,7 +251,7 @@ def installed(variants: list[str]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--only", choices=["saturated", "lognormal", "latency", "busy", "large"])
+    parser.add_argument("--only", choices=["import", "saturated", "lognormal", "latency", "busy", "large"])
     parser.add_argument("--child", nargs=argparse.REMAINDER)
     options = parser.parse_args()
     if options.child:
@@ -259,6 +271,8 @@ def main() -> None:
         return options.only in (None, part)
 
     print(f"python {sys.version.split()[0]}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+    if wanted("import"):
+        print(f"\n`import orchestrai`: {import_cost():.3f} s CPU", flush=True)
     if wanted("saturated"):
         compare("Saturated: no latency", "0", everyone, 4000, 50, repeats)
     if wanted("lognormal"):
