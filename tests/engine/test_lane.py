@@ -1,0 +1,110 @@
+"""Lanes: places are never exceeded, never lost, and given in the order in which they were asked for."""
+
+from __future__ import annotations
+
+import asyncio
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orchestrai.engine.lane import Lane
+
+
+def test_places_are_given_first_come_first_served():
+    async def order():
+        lane, got = Lane(1), []
+
+        async def one(i):
+            await lane.acquire()
+            got.append(i)
+            await asyncio.sleep(0)
+            lane.release()
+
+        await asyncio.gather(*(one(i) for i in range(20)))
+        return got, lane.in_flight
+
+    assert asyncio.run(order()) == (list(range(20)), 0)
+
+
+def test_who_comes_later_does_not_overtake_who_waits():
+    async def order():
+        lane = Lane(1)
+        await lane.acquire()
+        waiting = asyncio.ensure_future(lane.acquire())
+        await asyncio.sleep(0)
+        lane.release()  # the place is promised to the one who waits
+        late = asyncio.ensure_future(lane.acquire())
+        await asyncio.sleep(0)
+        return waiting.done(), late.done(), late.cancel()
+
+    assert asyncio.run(order()) == (True, False, True)
+
+
+def test_a_wider_lane_admits_those_who_wait_and_never_narrows():
+    async def widths():
+        lane = Lane(1)
+        tasks = [asyncio.ensure_future(lane.acquire()) for _ in range(5)]
+        await asyncio.sleep(0)
+        lane.widen(4)
+        await asyncio.sleep(0)
+        lane.widen(2)
+        done = sum(task.done() for task in tasks)
+        for task in tasks:
+            task.cancel()
+        return done, lane.limit
+
+    assert asyncio.run(widths()) == (4, 4)
+
+
+def test_a_place_given_to_somebody_who_is_just_cancelled_goes_to_the_next():
+    async def race():
+        lane = Lane(1)
+        await lane.acquire()
+        first, second = (asyncio.ensure_future(lane.acquire()) for _ in range(2))
+        await asyncio.sleep(0)
+        lane.release()  # given to the first …
+        first.cancel()  # … who is cancelled before it learns of it
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        return first.cancelled(), second.done(), lane.in_flight
+
+    assert asyncio.run(race()) == (True, True, 1)
+
+
+STEPS = st.lists(st.sampled_from(["ask", "cancel first", "cancel last", "release", "widen", "turn"]), max_size=60)
+
+
+@settings(deadline=None)
+@given(STEPS, st.integers(1, 4))
+def test_no_order_of_events_exceeds_or_loses_a_place(steps, limit):
+    async def play():
+        lane, asked = Lane(limit), []
+
+        def holders():
+            return [task for task in asked if task.done() and not task.cancelled()]
+
+        for step in steps:
+            if step == "ask":
+                asked.append(asyncio.ensure_future(lane.acquire()))
+            elif step.startswith("cancel"):
+                waiting = [task for task in asked if not task.done()]
+                if waiting:
+                    waiting[0 if step.endswith("first") else -1].cancel()
+            elif step == "release" and holders():
+                asked.remove(holders()[0])
+                lane.release()
+            elif step == "widen":
+                lane.widen(lane.limit + 1)
+            else:
+                await asyncio.sleep(0)
+            assert lane.in_flight <= lane.limit
+        for _ in range(3):
+            await asyncio.sleep(0)
+        waiting = [task for task in asked if not task.done()]
+        assert lane.in_flight == len(holders())
+        assert not waiting or lane.in_flight == lane.limit
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+    asyncio.run(play())

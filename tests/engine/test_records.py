@@ -1,0 +1,98 @@
+"""What the ledger holds of a call: every request before it left, how it ended, and how each task was settled."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Literal
+
+import pytest
+from loopback import openai, orchestrator
+
+from orchestrai import BatchStopped, Task
+from orchestrai.testing import ProviderServer, ScriptedPlatform
+
+
+def rows(folder, columns, source):
+    """Read the ledger of a project that nobody has open."""
+    connection = sqlite3.connect(folder / ".orchestrai" / "ledger.db")
+    try:
+        return connection.execute(f"SELECT {columns} FROM {source}").fetchall()
+    finally:
+        connection.close()
+
+
+ATTEMPTS = "sends s LEFT JOIN attempts a USING (attempt_id) ORDER BY s.seq"
+
+
+def test_every_request_is_there_with_its_kind_and_its_end(tmp_path):
+    platform = ScriptedPlatform(
+        tier="paid",
+        price={"input_mtok": 1, "output_mtok": 1},
+        faults={"^a$": ["overloaded"]},
+        replies=["unused", "not a label", "yes"],
+    )
+    with orchestrator(tmp_path, platform) as orch:
+        result = orch.run_sync("a", schema=Literal["yes", "no"], tags={"k": "v"}, chain="c", priority=2, type="testing")
+    assert result.attempts == 3
+    assert rows(tmp_path, "attempt_no, attempt_kind, status, error_class, schema_valid", ATTEMPTS) == [
+        (1, "first", "failed", "overloaded", None),
+        (2, "retry", "failed", "reply", 0),
+        (3, "repair", "succeeded", None, 1),
+    ]
+    costs = [cost for (cost,) in rows(tmp_path, "a.cost", ATTEMPTS)]
+    assert costs[0] == 0
+    assert sum(costs) == result.cost * 10**12
+    assert rows(tmp_path, "status, attempts, cost, chain_id, priority, task_type, tags", "tasks") == [
+        ("succeeded", 3, result.cost * 10**12, "c", 2, "testing", '{"k":"v"}')
+    ]
+    assert rows(tmp_path, "count(*)", "claims") == [(0,)]
+
+
+def test_a_reused_task_is_settled_without_a_request(tmp_path):
+    platform = ScriptedPlatform()
+    with orchestrator(tmp_path, platform) as orch:
+        first = orch.batch_sync(["a", "a"])
+        again = orch.run_sync("a")
+    source = first[0].task_id
+    assert rows(tmp_path, "task_id, reused_from, cost", "tasks ORDER BY seq") == [
+        (source, None, 0),
+        (first[1].task_id, source, 0),
+        (again.task_id, source, 0),
+    ]
+    assert rows(tmp_path, "count(*)", "sends") == [(1,)]
+
+
+def test_a_call_is_kept_with_its_kind_its_name_and_its_end(tmp_path):
+    platform = ScriptedPlatform(faults={"bad": ["request"]})
+    with orchestrator(tmp_path, platform) as orch:
+        orch.batch_sync(["a", "b", None], name="survey")
+        orch.run_sync("a")
+        with pytest.raises(BatchStopped):
+            orch.batch_sync(["bad"], on_error="stop")
+    found = rows(tmp_path, "name, kind, status, task_count, project", "batches ORDER BY created_at")
+    assert found == [
+        ("survey", "batch", "finished", 3, orch.project),
+        (None, "run", "finished", 1, orch.project),
+        (None, "batch", "stopped", 1, orch.project),
+    ]
+    assert rows(tmp_path, "count(*)", "batches WHERE finished_at >= created_at") == [(3,)]
+
+
+def test_the_requests_that_a_provider_saw_are_the_requests_in_the_ledger(tmp_path):
+    with ProviderServer(script={"[37]$": [500], "5$": 400}) as server:
+        with orchestrator(tmp_path, openai(server)) as orch:
+            res = orch.batch_sync([Task(f"task {i}", samples=1 + i % 2) for i in range(40)])
+        assert rows(tmp_path, "count(*)", "sends") == [(len(server.requests),)]
+        assert rows(tmp_path, "count(*)", "attempts") == [(len(server.requests),)]
+        assert sum(r.attempts for r in res) == len(server.requests)
+        assert sorted(rows(tmp_path, "request_id", "attempts")) == sorted((f"req-{r.number}",) for r in server.requests)
+        known = sum((r.usage.total_tokens or 0) for r in res)
+        assert rows(tmp_path, "sum(input_tokens + output_tokens)", "attempts") == [(known,)]
+
+
+def test_texts_are_kept_once_each(tmp_path):
+    with ProviderServer() as server, orchestrator(tmp_path, openai(server)) as orch:
+        orch.batch_sync(["a", "a", "b"], system="One system prompt.")
+        orch.batch_sync(["a", "b"], system="One system prompt.")
+    kinds = rows(tmp_path, "kind, count(*)", "payloads GROUP BY kind ORDER BY kind")
+    assert kinds == [("answer", 2), ("prompt", 2), ("system", 1)]
