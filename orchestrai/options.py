@@ -78,6 +78,9 @@ def check_call(call: Mapping[str, Any], on_error: Sequence[str] = ("continue", "
         value = call.get(name)
         if value is not None and value not in known:
             raise InvalidInput(f"{name} is one of {', '.join(known)}, not {value!r}.{nearest(value, known)}")
+    for name in ("reuse", "mix"):
+        if not isinstance(call.get(name), bool | None):
+            raise InvalidInput(f"{name} is True or False, not {call[name]!r}.")
     for name in ("name", "into"):
         if not isinstance(call.get(name), str | None):
             raise InvalidInput(f"{name} is a string, not {call[name]!r}.")

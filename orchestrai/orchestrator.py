@@ -17,8 +17,15 @@ from orchestrai.attachments import Attachment
 from orchestrai.engine.batch import Run
 from orchestrai.engine.books import RunOptions
 from orchestrai.engine.call import Call
-from orchestrai.engine.engine import Engine, close_engine, open_engine
-from orchestrai.engine.loop import Errand, engine_loop
+from orchestrai.engine.engine import (
+    Engine,
+    close_engine,
+    close_engines,
+    give_back_platforms,
+    open_engine,
+    take_platforms,
+)
+from orchestrai.engine.loop import EngineLoop, Errand, engine_loop
 from orchestrai.engine.prepare import Prepared, Preparer
 from orchestrai.errors import BatchStopped, InvalidInput, LedgerError, nearest
 from orchestrai.handle import Handle
@@ -26,6 +33,7 @@ from orchestrai.intake import Intake
 from orchestrai.options import CallOptions, OnError, ProgressMode, TaskOptions, check_call, signature_of
 from orchestrai.platforms import discovery
 from orchestrai.platforms.discovery import Finding
+from orchestrai.platforms.protocol import Platform
 from orchestrai.pricing import PriceList
 from orchestrai.progress_line import show_progress
 from orchestrai.result import Result
@@ -78,6 +86,8 @@ class Orchestrator:
         self._router: Router | None = None
         self._prices = PriceList(self.settings.prices)
         self._engine: Engine | None = None
+        self._platforms: tuple[Platform, ...] = ()  # those that are open with it
+        self._forgotten: weakref.finalize[..., Orchestrator] | None = None
         self._opening = threading.Lock()
         self._runs: weakref.WeakSet[Run] = weakref.WeakSet()
         self.last_batch: BatchResult | None = None
@@ -348,12 +358,16 @@ class Orchestrator:
         with self._opening:
             engine, self._engine = self._engine, None
         if engine is not None:
-            platforms = [finding.platform for finding in self._findings or () if finding.platform is not None]
-            engine.loop.submit(_close_all(list(self._runs), platforms)).result()
+            assert self._forgotten is not None
+            self._forgotten.detach()
+            unused = give_back_platforms(self._platforms)
+            engine.loop.submit(_close_all(list(self._runs), unused)).result()
             close_engine(engine)
 
     def _start_anew(self) -> None:
         self._engine = None
+        if self._forgotten is not None:
+            self._forgotten.detach()
         self._opening = threading.Lock()
         self._runs = weakref.WeakSet()
 
@@ -521,6 +535,10 @@ class Orchestrator:
                 if self._isolated:
                     _mark_private(self._folder)
                 self._engine = open_engine(self._folder, __version__)
+                self._platforms = tuple(f.platform for f in self.findings if f.platform is not None)
+                take_platforms(self._platforms)
+                self._forgotten = weakref.finalize(self, _let_go, self._engine.loop, self._platforms)
+                self._forgotten.atexit = False  # what is there at exit is closed, not let go
             return self._engine
 
 
@@ -595,6 +613,14 @@ def _mark_private(folder: Path) -> None:
         return  # opening the ledger says what is wrong with the folder
 
 
+def _let_go(loop: EngineLoop, platforms: tuple[Platform, ...]) -> None:
+    """End the connections of an orchestrator that was dropped unclosed; its ledger is closed with the process.
+
+    The garbage collector calls it, in any thread, so it waits for nothing.
+    """
+    loop.submit(_close_all((), give_back_platforms(platforms)))
+
+
 async def _close_all(runs: Sequence[Run], platforms: Sequence[Any]) -> None:
     """End what is under way, keep what it has, then end the connections."""
     for run in runs:
@@ -618,3 +644,4 @@ if hasattr(os, "register_at_fork"):
 def _close_at_exit() -> None:
     for orchestrator in list(_live):
         orchestrator.close()
+    close_engines()

@@ -54,7 +54,8 @@ async def completed(
                 raise BatchStopped(f"task {result.index} failed ({result.error_class}): {result.error}", result)
             yield result
         await errand.wait()
-        await feeder
+        if run.status == "finished":  # one that was closed under way needs no more of the input
+            await feeder
     except LedgerError as error:
         error.result = list(run.unrecorded.values())
         raise
@@ -140,19 +141,17 @@ class AnswerStream:
         self._make_run = make_run
         self._prepared = prepared
         self._pieces: AsyncGenerator[str, None] | None = None
-        self._run: Run | None = None
+        self._runs: list[Run] = []  # the one run, once it is made
 
     @property
     def result(self) -> Result | None:
         """The settled Result once the answer is whole, also where the loop was left earlier; None until then."""
-        return self._run.results[0] if self._run is not None and self._run.results else None
+        return self._runs[0].results[0] if self._runs and self._runs[0].results else None
 
     def __aiter__(self) -> AsyncIterator[str]:
         if self._pieces is None:
-            outlet: Outlet[str] = Outlet(asyncio.get_running_loop())
-            self._run = self._make_run(outlet.push)
             # It knows nothing of this object: so the last reference to the one ends the other.
-            self._pieces = _pieces(self._run, self._prepared, outlet)
+            self._pieces = _pieces(self._make_run, self._prepared, self._runs)
         return self._pieces
 
     async def aclose(self) -> None:
@@ -161,7 +160,12 @@ class AnswerStream:
             await self._pieces.aclose()
 
 
-async def _pieces(run: Run, prepared: Prepared, outlet: Outlet[str]) -> AsyncGenerator[str, None]:
+async def _pieces(
+    make_run: Callable[[Callable[[str], None]], Run], prepared: Prepared, runs: list[Run]
+) -> AsyncGenerator[str, None]:
+    outlet: Outlet[str] = Outlet(asyncio.get_running_loop())
+    run = make_run(outlet.push)
+    runs.append(run)
     errand = Errand(engine_loop(), run.execute(prepared.items, prepared.refused), run.stop)
     errand.future.add_done_callback(lambda _: outlet.end())
     given = False

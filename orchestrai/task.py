@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
@@ -90,10 +90,14 @@ class Task:
             object.__setattr__(self, "prompt", prompt_from(self.prompt))
         files: Any = self.files  # what was given may be one file, or any sequence of them
         if files is not None and type(files) is not tuple:
-            object.__setattr__(self, "files", (files,) if isinstance(files, str | Path | Attachment) else tuple(files))
+            one = isinstance(files, str | Path | Attachment)
+            object.__setattr__(self, "files", (files,) if one else _several("files", files))
+        for file in self.files or ():
+            if not isinstance(file, str | Path | Attachment):
+                raise InvalidInput(f"files are paths or attachments, not {type(file).__name__}.")
         hints: Any = self.platform
         if hints is not None and not isinstance(hints, str | tuple):
-            object.__setattr__(self, "platform", tuple(hints))
+            object.__setattr__(self, "platform", _several("platform", hints))
         _check_options(self)
 
     @property
@@ -130,7 +134,7 @@ class Task:
             [described(a) for a in attached(self)] if self.files else None,
             self.model,
             self.max_tokens,
-            self.temperature,
+            None if self.temperature is None else float(self.temperature),  # 0 asks for what 0.0 asks for
             self.effort,
             self.extra,
             sample,
@@ -187,17 +191,47 @@ def _check_options(task: Task) -> None:
     for name, text in (("system", task.system), ("model", task.model), ("chain", task.chain)):
         if text is not None and not isinstance(text, str):
             raise InvalidInput(f"{name} is a string, not {type(text).__name__}.")
-    if task.samples is not None and (not isinstance(task.samples, int) or task.samples < 1):
+    if task.samples is not None and not (_is_whole(task.samples) and task.samples >= 1):
         raise InvalidInput(f"samples is a whole number of at least 1, not {task.samples!r}.")
-    if task.max_tokens is not None and (not isinstance(task.max_tokens, int) or task.max_tokens < 1):
+    if task.max_tokens is not None and not (_is_whole(task.max_tokens) and task.max_tokens >= 1):
         raise InvalidInput(f"max_tokens is a whole number of at least 1, not {task.max_tokens!r}.")
-    if task.timeout_s is not None and not 0 < task.timeout_s < math.inf:
+    if task.timeout_s is not None and not (_is_number(task.timeout_s) and 0 < task.timeout_s < math.inf):
         raise InvalidInput(f"timeout_s is a number of seconds above 0, not {task.timeout_s!r}.")
-    if task.temperature is not None and not 0 <= task.temperature <= 2:
+    if task.temperature is not None and not (_is_number(task.temperature) and 0 <= task.temperature <= 2):
         raise InvalidInput(f"temperature lies between 0 and 2, not at {task.temperature!r}.")
-    if task.priority is not None and not 0 <= task.priority <= 10:
-        raise InvalidInput(f"priority goes from 0 (first) to 10 (last), not {task.priority!r}.")
+    if task.priority is not None and not (_is_whole(task.priority) and 0 <= task.priority <= 10):
+        raise InvalidInput(f"priority is a whole number from 0 (first) to 10 (last), not {task.priority!r}.")
+    if task.strict is not None and not isinstance(task.strict, bool):
+        raise InvalidInput(f"strict is True or False, not {task.strict!r}.")
     if task.type is not None and task.type not in TASK_TYPES:
         raise InvalidInput(f"unknown task type {task.type!r}.{nearest(task.type, TASK_TYPES)}")
     if task.effort is not None and task.effort not in get_args(Effort):
         raise InvalidInput(f"unknown effort {task.effort!r}.{nearest(task.effort, get_args(Effort))}")
+    if task.tags is not None:
+        _check_tags(task.tags)
+    if task.extra is not None and not (
+        isinstance(task.extra, Mapping) and all(isinstance(fields, Mapping) for fields in task.extra.values())
+    ):
+        raise InvalidInput(f"extra is a dict of dicts, {{platform: {{field: value}}}}, not {task.extra!r}.")
+
+
+def _several(name: str, values: Any) -> tuple[Any, ...]:
+    if not isinstance(values, Iterable):
+        raise InvalidInput(f"{name} is one value or a list of them, not {values!r}.")
+    return tuple(values)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _check_tags(tags: object) -> None:
+    if not isinstance(tags, Mapping):
+        raise InvalidInput(f"tags is a dict of labels, not {type(tags).__name__}.")
+    for name, value in tags.items():
+        if not isinstance(name, str) or not (isinstance(value, str) or _is_number(value)):
+            raise InvalidInput(f"tags is a dict of labels, name to text; {name!r}: {value!r} is none.")

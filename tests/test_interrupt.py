@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import threading
 import time
@@ -355,25 +356,26 @@ def test_a_process_that_ends_in_the_middle_ends_cleanly_and_keeps_what_it_has(tm
         assert server.stats()["requests"] - asked == 300 - res.reused_count
 
 
-def test_a_forked_child_works_with_an_engine_of_its_own(tmp_path):
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_child_works_with_an_engine_and_connections_of_its_own(tmp_path):
     script = """
         import os, sys
         from orchestrai import Orchestrator
+        from orchestrai.platforms import OpenAI
 
-        async def upper(request):
-            return request.messages[-1].text.upper()
-
-        orch = Orchestrator(sys.argv[1], platforms=[upper])
-        print(orch.run_sync("a").output, flush=True)
+        orch = Orchestrator(sys.argv[1], platforms=[OpenAI(base_url=sys.argv[2], api_key="k", model="m")])
+        print(orch.run_sync("a").success, flush=True)
         pid = os.fork()
         if pid == 0:
-            with Orchestrator(sys.argv[1], platforms=[upper]) as mine:
-                print(mine.run_sync("b").output, mine.run_sync("a").reused, flush=True)
+            print(orch.run_sync("b").success, orch.run_sync("a").reused, flush=True)
+            orch.close()
             os._exit(0)
         os.waitpid(pid, 0)
-        print(orch.run_sync("b").reused, orch.run_sync("c").output)
+        print(orch.run_sync("b").reused, orch.run_sync("c").success)
     """
-    assert finished(script, tmp_path).split() == ["A", "B", "True", "True", "C"]
+    with SpawnedServer() as server:
+        assert finished(script, tmp_path, server.base_url).split() == ["True"] * 5
+        assert server.stats()["requests"] == 3
 
 
 def test_an_interrupt_while_the_input_is_read_sends_nothing(tmp_path):

@@ -14,7 +14,7 @@ from typing import Literal, TypedDict
 import pandas as pd
 import pydantic
 import pytest
-from loopback import openai, orchestrator, upper
+from loopback import finished, openai, orchestrator, upper
 
 from orchestrai import (
     BatchResult,
@@ -29,7 +29,7 @@ from orchestrai import (
 from orchestrai.errors import PlatformError
 from orchestrai.platforms import Capabilities, Reply
 from orchestrai.result import Usage
-from orchestrai.testing import Answer, ProviderServer, ScriptedPlatform
+from orchestrai.testing import Answer, ProviderServer, ScriptedPlatform, SpawnedServer
 from orchestrai.testing.answers import answer_to
 
 PROMPTS = [f"question {i}" for i in range(40)]
@@ -423,6 +423,57 @@ def test_closing_one_orchestrator_harms_no_other_on_the_same_ledger(tmp_path):
         goes.close()
         assert goes.run_sync("it can be used again").success
         goes.close()
+
+
+def test_a_platform_that_two_orchestrators_hold_is_closed_with_the_last(tmp_path):
+    with ProviderServer(latency=0.05) as server:
+        platform = openai(server)
+        goes, stays = orchestrator(tmp_path / "a", platform), orchestrator(tmp_path / "b", platform)
+        goes.run_sync("first")
+        handle = stays.start(PROMPTS)
+        server.wait_for(lambda: server.in_flight > 3)
+        goes.close()
+        res = handle.wait()
+        assert sum(r.attempts for r in res) == len(PROMPTS)
+        assert len(server.requests) == 1 + len(PROMPTS)
+        stays.close()
+
+
+def test_an_orchestrator_that_is_dropped_unclosed_leaves_nothing_to_complain_of(tmp_path):
+    script = """
+        import gc, sys
+        from orchestrai import Orchestrator
+        from orchestrai.platforms import OpenAI
+
+        def platform():
+            return OpenAI(base_url=sys.argv[2], api_key="k", model="m")
+
+        for i in range(3):  # a cell that is run again
+            orch = Orchestrator(sys.argv[1], platforms=[platform()])
+            print(orch.run_sync(f"task {i}").success)
+        Orchestrator(sys.argv[1], platforms=[platform()]).batch_sync(["a"])
+        handle = Orchestrator(sys.argv[1], platforms=[platform()]).start(["b", "c"])
+        gc.collect()
+        print(handle.wait().success_count)
+    """
+    with SpawnedServer("--latency", "0.05") as server:
+        assert finished(script, tmp_path, server.base_url).split() == ["True", "True", "True", "2"]
+    assert list((tmp_path / ".orchestrai" / "owners").iterdir()) == []
+
+
+def test_a_lazy_call_that_is_closed_under_way_ends(tmp_path):
+    async def look(orch):
+        seen = []
+        async for result in orch.as_completed(f"{i}" for i in range(100_000)):
+            seen.append(result.status)
+            if len(seen) == 50:
+                threading.Thread(target=orch.close).start()
+        return seen
+
+    with ProviderServer(latency=0.01) as server:
+        seen = asyncio.run(asyncio.wait_for(look(orchestrator(tmp_path, openai(server))), 30))
+    assert seen[-1] == "cancelled"
+    assert len(seen) < 2000
 
 
 def test_closing_in_the_middle_of_a_batch_keeps_what_is_finished(tmp_path):

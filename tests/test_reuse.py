@@ -104,6 +104,7 @@ def test_what_can_change_the_answer_is_asked_anew(tmp_path, changed):
         {"chain": "c"},
         {"type": "testing"},
         {"context": {"mine": 1}},
+        {"model": None},
     ],
     ids=lambda changed: next(iter(changed)),
 )
@@ -112,6 +113,12 @@ def test_what_cannot_change_the_answer_is_reused(tmp_path, changed):
     ask(tmp_path, platform)
     assert ask(tmp_path, platform, do=lambda orch: orch.run_sync(Task("q", **changed))).reused
     assert requests(platform) == 1
+
+
+def test_a_temperature_of_0_is_one_of_0_0(tmp_path):
+    platform = ScriptedPlatform()
+    ask(tmp_path, platform, do=lambda orch: orch.run_sync("q", temperature=0))
+    assert ask(tmp_path, platform, do=lambda orch: orch.run_sync("q", temperature=0.0)).reused
 
 
 # --- what is never reused --------------------------------------------------------------------------------------------

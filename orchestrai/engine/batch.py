@@ -160,6 +160,8 @@ class Run:
                 continue
             self._primaries[item.key] = item
             fresh.append(item)
+        if self.status != "running":  # stopped already, by a refused row or by a close
+            return
         answers: dict[bytes, list[StoredAnswer]] = {}
         if self.options.reuse or self.books.scope:
             keys, scope = [item.key for item in fresh], self.books.scope

@@ -51,6 +51,7 @@ class Engine:
 
 _open: dict[Path, tuple[Engine, int]] = {}
 _opening = threading.Lock()
+_in_use: list[tuple[Platform, ...]] = []  # the platforms of each open orchestrator
 
 
 def open_engine(folder: Path, lib_version: str, connect: Connect = connect) -> Engine:
@@ -77,6 +78,34 @@ def close_engine(engine: Engine) -> None:
             _open[folder] = (engine, users - 1)
             return
         del _open[folder]
+    _close(engine)
+
+
+def close_engines() -> None:
+    """Close the ledgers that are left when the process ends, of orchestrators that were forgotten unclosed."""
+    with _opening:
+        left = [engine for engine, _ in _open.values()]
+        _open.clear()
+    for engine in left:
+        _close(engine)
+
+
+def take_platforms(platforms: tuple[Platform, ...]) -> None:
+    """Note that one more orchestrator uses these platforms."""
+    _in_use.append(platforms)
+
+
+def give_back_platforms(platforms: tuple[Platform, ...]) -> list[Platform]:
+    """Note that it uses them no more; return those that nobody uses now, for closing.
+
+    It takes no lock: the garbage collector may call it, in any thread and at any moment.
+    """
+    _in_use.remove(platforms)
+    used = {id(platform) for others in list(_in_use) for platform in others}
+    return [platform for platform in platforms if id(platform) not in used]
+
+
+def _close(engine: Engine) -> None:
     engine.loop.submit(engine.journal.close()).result()
     engine.ledger.close()
 
@@ -98,6 +127,7 @@ def _forget() -> None:
     for engine, _ in _open.values():
         engine.ledger.forget()
     _open.clear()
+    _in_use.clear()
     _opening = threading.Lock()
 
 
