@@ -94,19 +94,23 @@ class Journal:
         self._thread = threading.Thread(target=self._work, name="orchestrai-ledger", daemon=True)
         self._thread.start()
 
-    def open(
-        self, row: SendRow, claim: bytes, since: int | None, payloads: tuple[Payload, ...]
-    ) -> asyncio.Future[Grant]:
-        """Record a request that is about to leave; send it only when the future says GRANTED.
+    async def open(self, row: SendRow, claim: bytes, since: int | None, payloads: tuple[Payload, ...]) -> Grant:
+        """Record a request that is about to leave; send it only when the answer is GRANTED.
 
-        Raises (from the future):
+        Raises:
             LedgerError: It could not be recorded, so nothing may be sent.
         """
         granted: asyncio.Future[Grant] = self._loop.create_future()
         self._open += 1
         self._pending.openings.append(Opening(row, claim, since, payloads, granted))
         self._consider()
-        return granted
+        try:
+            return await granted
+        except asyncio.CancelledError:
+            # Cancelled between the commit and this line: it is recorded, and does not leave.
+            if not granted.cancelled() and granted.exception() is None and granted.result() is Grant.GRANTED:
+                self._end_unsent(row)
+            raise
 
     def settle(self, settling: Settling, latency_s: float | None = None) -> None:
         """Record an end; its `committed` is the only place where a result may be published.
@@ -174,6 +178,10 @@ class Journal:
         self._under_way = True
         self._groups.put(group._replace(openings=wanted))
 
+    def _end_unsent(self, row: SendRow) -> None:
+        """Record that a request that was granted never left."""
+        self.settle(Settling(_never_sent(row), None, None, (), None))
+
     def _committed(self, group: _Group, grants: Sequence[Grant], values: list[Any], error: LedgerError | None) -> None:
         """Hand the outcome of a group to those who wait for it."""
         self._under_way = False
@@ -185,8 +193,8 @@ class Journal:
             if not granted:
                 self._open -= 1
             if opening.granted.cancelled():
-                if granted:  # recorded, but never sent
-                    self.settle(Settling(_never_sent(opening.row), None, None, (), None))
+                if granted:
+                    self._end_unsent(opening.row)
             elif error is not None:
                 opening.granted.set_exception(error)
             else:
