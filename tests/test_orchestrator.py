@@ -390,10 +390,13 @@ def test_a_ceiling_holds_over_all_platforms_together(tmp_path):
         assert flights["most"] == 5
 
 
-def test_a_ceiling_above_the_usual_is_granted(tmp_path):
+def test_a_ceiling_above_the_usual_is_granted_for_that_call(tmp_path):
     with ProviderServer(latency=0.1) as server, orchestrator(tmp_path, openai(server, concurrency=2)) as orch:
         orch.batch_sync(PROMPTS, concurrency=30)
         assert server.most_in_flight == 30
+        server.most_in_flight = 0
+        orch.batch_sync(["a", "b", "c", "d"])
+        assert server.most_in_flight == 2
 
 
 def test_orchestrators_on_one_ledger_share_a_platforms_places(tmp_path):

@@ -81,6 +81,7 @@ class Run:
         self._on_result = on_result
         self._queues: dict[str, deque[Item]] = {}
         self._lanes: dict[str, Lane] = {}
+        self._widened: list[Lane] = []  # by this call's ceiling, until it ends
         self._workers: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._timers: set[asyncio.TimerHandle] = set()
@@ -156,7 +157,9 @@ class Run:
             self._unsettled[item.position] = item
             first = self._primaries.get(item.key)
             if first is not None:
-                first.copies = [*(first.copies or ()), item]
+                if first.copies is None:
+                    first.copies = []
+                first.copies.append(item)
                 continue
             self._primaries[item.key] = item
             fresh.append(item)
@@ -194,6 +197,8 @@ class Run:
         """Settle what was left, wait until all of it is durable, and close the call's row."""
         for timer in self._timers:
             timer.cancel()
+        for lane in self._widened:
+            lane.narrow(self.options.concurrency or 0)
         if self.status == "running":
             self.status = "finished" if self._complete() else "cancelled"
         for item in list(self._unsettled.values()):
@@ -221,6 +226,7 @@ class Run:
             ceiling = self.options.concurrency
             if ceiling is not None and item.offer.platform.transport == "api":
                 lane.widen(ceiling)
+                self._widened.append(lane)
         queue.append(item)
 
     def _pump_all(self) -> None:

@@ -16,6 +16,8 @@ class Lane:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.in_flight = 0
+        self._usual = limit
+        self._asked: list[int] = []  # ceilings of the calls under way
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def acquire(self) -> None:
@@ -38,9 +40,15 @@ class Lane:
         self._admit()
 
     def widen(self, limit: int) -> None:
-        """Raise the number of places; a call that asks for more may use more."""
-        self.limit = max(self.limit, limit)
+        """Raise the number of places to what a call asks for, until it narrows the lane again."""
+        self._asked.append(limit)
+        self.limit = max(self._usual, *self._asked)
         self._admit()
+
+    def narrow(self, limit: int) -> None:
+        """Take back what a call asked for by `widen`."""
+        self._asked.remove(limit)
+        self.limit = max([self._usual, *self._asked])
 
     def _admit(self) -> None:
         while self._waiting and self.in_flight < self.limit:

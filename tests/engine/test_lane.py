@@ -40,20 +40,30 @@ def test_who_comes_later_does_not_overtake_who_waits():
     assert asyncio.run(order()) == (True, False, True)
 
 
-def test_a_wider_lane_admits_those_who_wait_and_never_narrows():
+def test_a_wider_lane_admits_those_who_wait_as_long_as_somebody_asks_for_it():
     async def widths():
-        lane = Lane(1)
-        tasks = [asyncio.ensure_future(lane.acquire()) for _ in range(5)]
-        await asyncio.sleep(0)
-        lane.widen(4)
-        await asyncio.sleep(0)
-        lane.widen(2)
-        done = sum(task.done() for task in tasks)
+        lane = Lane(2)
+        tasks = [asyncio.ensure_future(lane.acquire()) for _ in range(9)]
+        found = []
+        for change, limit in (
+            (lane.widen, 4),
+            (lane.widen, 3),
+            (lane.widen, 1),
+            (lane.widen, 6),
+            (lane.narrow, 4),
+            (lane.narrow, 6),
+            (lane.narrow, 3),
+            (lane.narrow, 1),
+        ):
+            await asyncio.sleep(0)
+            change(limit)
+            await asyncio.sleep(0)
+            found.append((lane.limit, sum(task.done() for task in tasks)))
         for task in tasks:
             task.cancel()
-        return done, lane.limit
+        return found
 
-    assert asyncio.run(widths()) == (4, 4)
+    assert asyncio.run(widths()) == [(4, 4), (4, 4), (4, 4), (6, 6), (6, 6), (3, 6), (2, 6), (2, 6)]
 
 
 def test_a_place_given_to_somebody_who_is_just_cancelled_goes_to_the_next():
@@ -97,7 +107,7 @@ def test_no_order_of_events_exceeds_or_loses_a_place(steps, limit):
                 lane.widen(lane.limit + 1)
             else:
                 await asyncio.sleep(0)
-            assert lane.in_flight <= lane.limit
+            assert lane.in_flight <= lane.limit  # nothing narrows it here
         for _ in range(3):
             await asyncio.sleep(0)
         waiting = [task for task in asked if not task.done()]
