@@ -105,7 +105,7 @@ class Price:
         effective_from: First day of this price; None when it has none.
         match: exact; alias (the list knows the name as another spelling); standard_fallback (the list has no price
             for the context, the standard price stands in); override (one's own row).
-        price_id: SHA-256 of provider, model, context, unit prices and source: the key of the ledger's price table.
+        price_id: Start of the SHA-256 of provider, model, context, unit prices and source: the key of the ledger's price table.
     """
 
     provider: str
@@ -127,7 +127,7 @@ class Price:
         vectors = (self.unit_prices, *(units for _, units in self.tiers))
         digits = max(_digits_below_pico(price) for units in vectors for price in units.values())
         computed = {
-            "price_id": hashlib.sha256(self._canonical()).hexdigest(),
+            "price_id": hashlib.sha256(self._canonical()).hexdigest()[:16],
             "_thresholds": tuple(threshold for threshold, _ in self.tiers),
             "_rates": tuple(_rates(units, digits) for units in vectors),
             "_parts": 10**digits,

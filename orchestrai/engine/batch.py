@@ -85,7 +85,7 @@ class Run:
         self._workers: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._timers: set[asyncio.TimerHandle] = set()
-        self._unsettled: dict[int, Item] = {}  # by position; the items that still need a result
+        self._unsettled: set[Item] = set()  # what still needs a result
         self.unrecorded: dict[int, Result] = {}  # by position; settled, but the ledger could not be written
         self._primaries: dict[bytes, Item] = {}  # by key; equal tasks join the first
         self._held: dict[bytes, Item] = {}  # by claim; somebody else works on them
@@ -154,7 +154,7 @@ class Run:
         """Add tasks: those answered before are settled from the ledger, equal ones join, the rest are queued."""
         fresh = []
         for item in items:
-            self._unsettled[item.position] = item
+            self._unsettled.add(item)
             first = self._primaries.get(item.key)
             if first is not None:
                 if first.copies is None:
@@ -201,7 +201,7 @@ class Run:
             lane.narrow(self.options.concurrency or 0)
         if self.status == "running":
             self.status = "finished" if self._complete() else "cancelled"
-        for item in list(self._unsettled.values()):
+        for item in sorted(self._unsettled, key=lambda item: item.position):
             never_began = self.books.settle_cancelled(item)
             if never_began is not None:
                 self._leave(item)
@@ -345,7 +345,7 @@ class Run:
         return False
 
     def _leave(self, item: Item) -> None:
-        self._unsettled.pop(item.position, None)
+        self._unsettled.discard(item)
         if self._primaries.get(item.key) is item and self._on_result is not None:
             del self._primaries[item.key]  # a lazy call forgets what is done; a repeat is found in the ledger
 

@@ -116,6 +116,8 @@ class Payload(NamedTuple):
 
 
 _TOGETHER: Final = 16  # rows in one statement: below the 999 parameters of older builds of SQLite
+_FULL_PAYLOAD: Final = (True,) * len(Payload._fields)
+
 _TABLES: Final[dict[type, str]] = {SendRow: "sends", AttemptRow: "attempts", TaskRow: "tasks", Payload: "payloads"}
 
 
@@ -125,10 +127,14 @@ def insert(connection: sqlite3.Connection, rows: Iterable[SendRow | AttemptRow |
     sqlite3 spends longer on binding one None than on storing a number, and most rows are half empty: rows that
     fill the same columns share a statement (measured: 15 to 5 µs a row).
     """
-    alike: dict[tuple[type, tuple[bool, ...]], list[tuple[Any, ...]]] = {}
+    alike: dict[tuple[Any, tuple[bool, ...]], list[tuple[Any, ...]]] = {}
     for row in rows:
+        kind: Any = type(row)
+        if kind is Payload:  # always full
+            alike.setdefault((kind, _FULL_PAYLOAD), []).append(row)
+            continue
         filled = tuple([value is not None for value in row])
-        alike.setdefault((type(row), filled), []).append(tuple(compress(row, filled)))
+        alike.setdefault((kind, filled), []).append(tuple(compress(row, filled)))
     for (kind, filled), values in alike.items():
         statement = _statement(kind, filled)
         try:
@@ -171,7 +177,7 @@ def execute_together(
 
 
 @lru_cache(maxsize=512)
-def _statement(kind: type[SendRow], filled: tuple[bool, ...]) -> tuple[str, str, str]:
+def _statement(kind: Any, filled: tuple[bool, ...]) -> tuple[str, str, str]:
     columns = tuple(compress(kind._fields, filled))
     before = f"INSERT INTO {_TABLES[kind]} ({', '.join(columns)}) VALUES "  # noqa: S608 - names from this file
     return before, f"({', '.join('?' * len(columns))})", " ON CONFLICT DO NOTHING"

@@ -133,6 +133,7 @@ class OpenAI:
         self._more_headers = Headers(_headers(name, headers or {}))
         self._headers: tuple[int | None, Headers] = (None, self._more_headers)
         self._format: tuple[Mapping[str, Any], orjson.Fragment] | None = None
+        self._account: tuple[int | None, str] = (None, "")
         self._capabilities: dict[str, Capabilities] = {}
         self._http = HttpClient()
 
@@ -144,7 +145,14 @@ class OpenAI:
     def account(self) -> str | None:
         """The first 8 hex digits of the key's SHA-256; None without a key."""
         key = self._key()
-        return hashlib.sha256(key.encode()).hexdigest()[:8] if key else None
+        if not key:
+            return None
+        known, account = self._account
+        now = hash(key)
+        if known != now:
+            account = hashlib.sha256(key.encode()).hexdigest()[:8]
+            self._account = (now, account)
+        return account
 
     def serves(self, model: str) -> bool:
         """Return True when it can be asked for this model.

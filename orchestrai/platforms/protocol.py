@@ -36,7 +36,7 @@ class Capabilities:
     context_tokens: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for every attempt, and a frozen one costs three times as much
 class Request:
     """One request, complete and ready to be put on a wire.
 
@@ -89,7 +89,7 @@ class RateLimits:
     tokens_reset_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # as Request
 class Reply:
     """One answer, with everything the provider said about it.
 

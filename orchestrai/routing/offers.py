@@ -95,8 +95,7 @@ class Router:
             InvalidInput: A hint names a platform that is not configured.
             NoPlatform: A hint names a known platform that was not found; the message says what to do.
         """
-        images = any(message.images for message in task.prompt) if not isinstance(task.prompt, str) else False
-        images = images or any(getattr(file, "is_image", False) for file in task.files or ())
+        images = _has_images(task) if task.files or type(task.prompt) is not str else False
         asks = (task.platform, bool(task.strict), task.model, images, streaming)
         known = self._routes.get(asks)
         if known is None:
@@ -162,6 +161,12 @@ class Router:
         if streaming and not can.streaming:
             return "cannot stream"
         return None
+
+
+def _has_images(task: Task) -> bool:
+    if not isinstance(task.prompt, str) and any(message.images for message in task.prompt):
+        return True
+    return any(getattr(file, "is_image", False) for file in task.files or ())
 
 
 def price_of(
