@@ -461,8 +461,7 @@ class Orchestrator:
         """Return what makes the BatchResult of a call, at any time of it."""
         schemas = {task.schema if task.schema.__hash__ else id(task.schema) for task in intake.tasks}
         schema = answer_schema(intake.tasks[0].schema) if len(schemas) == 1 and intake.tasks[0].schema else None
-        waiting = {item.position: item for item in prepared.items}
-        count = len(waiting) + len(prepared.refused)
+        refused = prepared.refused
         sampled = any((task.samples or 1) > 1 for task in intake.tasks)
 
         again = {name: call[name] for name in ("mix", "concurrency", "reuse", "progress") if call.get(name) is not None}
@@ -475,10 +474,11 @@ class Orchestrator:
                 self.last_batch = newest  # the merged result is the caller's; this part of it is nobody's
 
         def finish() -> BatchResult:
-            so_far = run.results or [prepared.refused.get(position) for position in range(count)]
+            places = [(i, sample) for i, task in enumerate(intake.tasks) for sample in range(task.samples or 1)]
+            so_far = run.results or [refused.get(position) for position in range(len(places))]
             results = [
-                result if result is not None else _unfinished(waiting[position])
-                for position, result in enumerate(so_far)
+                result if result is not None else _unfinished(intake, index, sample)
+                for (index, sample), result in zip(places, so_far, strict=True)
             ]
             return BatchResult(
                 results,
@@ -579,15 +579,15 @@ def _raise_if_stopped(run: Run, result: BatchResult | None) -> None:
         raise BatchStopped(f"task {failed.index} failed ({failed.error_class}): {failed.error}", result)
 
 
-def _unfinished(item: Any) -> Result:
+def _unfinished(intake: Intake, index: int, sample: int) -> Result:
     return Result(
-        item.task,
+        intake.tasks[index],
         status="cancelled",
         error="not finished",
         error_class="cancelled",
-        index=item.index,
-        row=item.row,
-        sample=item.sample,
+        index=index,
+        row=intake.labels[index] if intake.labels is not None else None,
+        sample=sample,
     )
 
 

@@ -101,7 +101,8 @@ class Run:
         """Run until every task is settled and durable; a call that was stopped ends with what it has.
 
         Args:
-            items: All tasks; None leaves the input open for `feed` and `close_input`.
+            items: All tasks; None leaves the input open for `feed` and `close_input`. The list is emptied, so that
+                an item is gone once its task is settled.
             refused: Results of tasks that are never sent, by position.
 
         Raises:
@@ -118,6 +119,7 @@ class Run:
                     for position, result in refused.items():
                         self._publish(position, result)
                     await self.feed(items)
+                    items.clear()
                     self.close_input()
                 else:
                     await self.books.open_call(None, None)
@@ -346,8 +348,8 @@ class Run:
 
     def _leave(self, item: Item) -> None:
         self._unsettled.discard(item)
-        if self._primaries.get(item.key) is item and self._on_result is not None:
-            del self._primaries[item.key]  # a lazy call forgets what is done; a repeat is found in the ledger
+        if self._primaries.get(item.key) is item:
+            del self._primaries[item.key]  # what is done is forgotten; a later repeat is found in the ledger
 
     def _published(self, position: int, result: Result, error: LedgerError | None) -> None:
         """Show a result that is durable now; one that cannot be made durable breaks the call and goes with its error."""
