@@ -84,6 +84,7 @@ class Journal:
         self._loop = loop
         self._owner_id = owner_id
         self._pending = _Group([], [], [])
+        self._owed: list[Settling] = []  # could not be written, and will be with the next group
         self._under_way = False
         self._timer: asyncio.TimerHandle | None = None
         self._open = 0  # attempts between their opening and their settling
@@ -142,6 +143,9 @@ class Journal:
     async def close(self) -> None:
         """Make everything durable and end the thread."""
         await self.drain()
+        if self._owed:  # there may be room on the disk again; if not, the next process finds these in doubt
+            self.do(lambda _connection: None).add_done_callback(asyncio.Future.exception)
+            await self.drain()
         self._groups.put(None)  # the thread has nothing left to do and ends at once
 
     def _consider(self) -> None:
@@ -175,8 +179,9 @@ class Journal:
         # Who was cancelled while waiting has nothing to record; its task may settle in this very group.
         wanted = [o for o in group.openings if not o.granted.cancelled()]
         self._open -= len(group.openings) - len(wanted)
+        settlings, self._owed = [*self._owed, *group.settlings], []
         self._under_way = True
-        self._groups.put(group._replace(openings=wanted))
+        self._groups.put(_Group(wanted, settlings, group.jobs))
 
     def _end_unsent(self, row: SendRow) -> None:
         """Record that a request that was granted never left."""
@@ -184,7 +189,9 @@ class Journal:
 
     def _committed(self, group: _Group, grants: Sequence[Grant], values: list[Any], error: LedgerError | None) -> None:
         """Hand the outcome of a group to those who wait for it."""
-        self._under_way = False
+        if error is not None and isinstance(error.__cause__, sqlite3.OperationalError | OSError):
+            # It may pass (a full disk, a foreign lock). Until then what ended stays claimed, and is not asked again.
+            self._owed = [settling._replace(committed=None) for settling in group.settlings]
         for settling in group.settlings:
             if settling.committed is not None:
                 settling.committed(error)
@@ -206,6 +213,7 @@ class Journal:
                 job.done.set_exception(error)
             else:
                 job.done.set_result(values[i])
+        self._under_way = False
         if any(self._pending):
             self._consider()
         else:

@@ -133,6 +133,11 @@ class Kept:
     answers: dict[str, str] = field(default_factory=dict)
     claims: int = 0
     living: int = 0  # owners that have not ended
+    endless: int = 0  # requests without a recorded end; after a recovery they are in doubt
+
+    def left_over(self) -> dict[str, int]:
+        """Return what no process that is gone may leave behind, once another has closed the ledger."""
+        return {name: getattr(self, name) for name in ("claims", "living", "endless") if getattr(self, name)}
 
 
 @dataclass(frozen=True)
@@ -301,6 +306,7 @@ def read_ledger(ledger: Path, copy: Path) -> Kept:
         for prompt, status, cost_source in connection.execute("SELECT prompt, status, cost_source FROM requests"):
             kept.succeeded[prompt] += status == "succeeded"
             kept.in_doubt[prompt] += status in (None, "in_doubt")
+            kept.endless += status is None
             kept.ended[prompt] += status in ("succeeded", "failed") and cost_source != "zero"
         kept.answers = dict(
             connection.execute(

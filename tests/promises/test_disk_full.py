@@ -8,6 +8,7 @@ import os
 import shutil
 import sqlite3
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ import pytest
 from harness import Scene, read_ledger, scaled, seeded
 
 from orchestrai.engine.engine import close_engine, open_engine
-from orchestrai.errors import LedgerError
+from orchestrai.errors import LedgerError, LedgerUnusable
 from orchestrai.ledger.connection import LedgerFile
 from orchestrai.orchestrator import Orchestrator
+from orchestrai.platforms.protocol import Request
 from orchestrai.testing import ScriptedPlatform
 from orchestrai.testing.answers import answer_to
 
@@ -94,7 +96,7 @@ def test_a_disk_that_fills_up_ends_the_call_with_what_it_has_and_loses_nothing(t
             after = scene.verdict()
             assert after.broken() == {}, f"{size} bytes: {after}"
             kept = read_ledger(scene.ledger, tmp_path / "copy")
-            assert (kept.claims, kept.living) == (0, 0)
+            assert kept.left_over() == {}
         shutil.rmtree(disk.path / str(turn))
     print(f"{errors} disks were full")
     assert errors >= 1
@@ -147,3 +149,51 @@ def test_a_ledger_that_fails_while_a_call_waits_for_another_ends_it_with_a_ledge
     assert [type(error) for error in errors] == [LedgerError] * len(errors)
     assert 1 <= len(errors) <= 2
     assert all(len(error.result) == len(prompts) for error in errors)
+
+
+class FullDisk(sqlite3.Connection):
+    """A connection whose commits fail while the disk is said to be full."""
+
+    full = False
+
+    def execute(self, sql: str, *rest: Any) -> sqlite3.Cursor:
+        if FullDisk.full and sql == "COMMIT":
+            super().execute("ROLLBACK")
+            raise sqlite3.OperationalError("database or disk is full")
+        return super().execute(sql, *rest)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("how", ["batch", "as_completed"])
+def test_once_there_is_room_the_same_process_goes_on_and_pays_for_no_answer_twice(tmp_path, how):
+    """What was answered while the disk was full is recorded as soon as it can be, and its tasks are free again."""
+    engine = open_engine(
+        tmp_path / ".orchestrai",
+        "test",
+        lambda path: sqlite3.connect(path, isolation_level=None, check_same_thread=False, factory=FullDisk),
+    )
+    prompts = [f"task {i}" for i in range(60)]
+
+    def fills_up(request: Request) -> None:
+        FullDisk.full = FullDisk.full or request.messages[0].text == "task 30"
+
+    platform = ScriptedPlatform(replies=fills_up, delay_s=0.01, concurrency=4)
+
+    async def consume(orch: Orchestrator) -> None:
+        async for _ in orch.as_completed(prompts):
+            pass
+
+    with Orchestrator(tmp_path, platforms=[platform]) as orch:
+        with pytest.raises(LedgerUnusable) as caught:
+            asyncio.run(consume(orch)) if how == "as_completed" else orch.batch_sync(prompts, progress="off")
+        assert caught.value.result
+        with pytest.raises(LedgerUnusable):
+            orch.batch_sync(prompts, progress="off")  # it is still full: told again
+        FullDisk.full = False
+        platform._replies = None  # the disk stays empty enough
+        answered = {result.task.prompt for result in caught.value.result if result.success}
+        before = Counter(platform.prompts)
+        assert orch.batch_sync(prompts, progress="off").outputs == [answer_to(prompt) for prompt in prompts]
+        assert answered.isdisjoint((Counter(platform.prompts) - before).keys())
+    close_engine(engine)
+    assert read_ledger(tmp_path / ".orchestrai", tmp_path / "copy").left_over() == {}

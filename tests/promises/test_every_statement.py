@@ -45,8 +45,8 @@ def lives(folder: Path, nursery: Nursery, *die_at: int | None) -> tuple[list[str
         wrong.append(f"results: {found}")
     if verdict.repeats > verdict.in_doubt:
         wrong.append(f"{verdict.repeats} repeats, {verdict.in_doubt} in doubt")
-    if kept.claims or kept.living:
-        wrong.append(f"{kept.claims} claims and {kept.living} owners are left")
+    if kept.left_over():
+        wrong.append(f"left over: {kept.left_over()}")
     return wrong, last["points"]
 
 

@@ -66,7 +66,7 @@ def test_forked_children_answer_and_record_while_their_parent_goes_on(tmp_path, 
     assert asked == sorted(["before", "shared", *children, *(f"task {i}" for i in range(300))])
     assert kept.sends.total() == len(asked)
     assert kept.answers.keys() == set(asked)
-    assert (kept.claims, kept.living) == (0, 0)
+    assert kept.left_over() == {}
 
 
 def test_a_child_that_lives_on_does_not_hold_what_its_dead_parent_claimed(tmp_path, nursery: Nursery):
@@ -86,4 +86,4 @@ def test_a_child_that_lives_on_does_not_hold_what_its_dead_parent_claimed(tmp_pa
             os.killpg(parent.pid, signal.SIGKILL)  # the child that slept on; the group is its own
             parent.stdout.close()
     assert kept.succeeded.keys() == set(prompts)
-    assert (kept.claims, kept.living) == (0, 0)
+    assert kept.left_over() == {}

@@ -41,4 +41,4 @@ def test_what_was_shown_survives_every_kill_and_is_not_asked_again(tmp_path, nur
     assert verdict.repeats <= killed * CONCURRENCY
     assert verdict.repeats <= verdict.in_doubt
     assert verdict.acknowledged == batch * BATCH
-    assert (kept.claims, kept.living) == (0, 0)
+    assert kept.left_over() == {}

@@ -71,7 +71,7 @@ def test_what_a_killed_process_was_working_on_is_taken_over_by_the_others(tmp_pa
             assert {prompt for prompt, count in times.items() if count > 1} <= set(+kept.in_doubt)
             assert all(count <= 1 + kept.in_doubt[prompt] for prompt, count in times.items())
             assert kept.in_doubt.total() <= 8
-            assert (kept.claims, kept.living) == (0, 0)
+            assert kept.left_over() == {}
 
 
 def test_a_process_that_is_only_slow_is_never_robbed(tmp_path, nursery):
