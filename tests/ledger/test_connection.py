@@ -17,9 +17,7 @@ from orchestrai.ledger.schema import SCHEMA_VERSION
 
 def put(file: LedgerFile, value: str) -> None:
     file.write(
-        lambda c: c.execute(
-            "INSERT OR IGNORE INTO payloads (ref, kind, text) VALUES (?, 'prompt', ?)", (value, value)
-        )
+        lambda c: c.execute("INSERT OR IGNORE INTO payloads (ref, kind, text) VALUES (?, 'prompt', ?)", (value, value))
     )
 
 

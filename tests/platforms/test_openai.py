@@ -246,7 +246,10 @@ class TestReplies:
         assert reply.usage == Usage(1_200, 1_024, 76, 60, 32, "provider")
         assert (reply.model, reply.service_tier, reply.finish_reason) == ("m-2026-01-01", "flex", "stop")
         assert (reply.response_id, reply.request_id, reply.http_status) == ("chatcmpl-0", "req-0", 200)
-        assert json.loads(reply.usage_raw)["prompt_tokens_details"] == {"cached_tokens": 1_024, "cache_write_tokens": 76}
+        assert json.loads(reply.usage_raw)["prompt_tokens_details"] == {
+            "cached_tokens": 1_024,
+            "cache_write_tokens": 76,
+        }
         assert reply.rate_limits.requests_limit == 6_000
         assert reply.rate_limits.requests_left == 5_999
         assert 0 < reply.rate_limits.requests_reset_s < 1
