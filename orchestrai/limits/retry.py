@@ -33,8 +33,8 @@ class RetryPolicy:
     """When to try again, and after how long.
 
     Faults wait a random time below a bound that doubles with every attempt ("full jitter"; source: AWS Architecture
-    Blog, "Exponential Backoff And Jitter"). A wait that the platform tells is kept to the full, and a little more
-    at random, so that not all tasks come back in the same instant.
+    Blog, "Exponential Backoff And Jitter"). A wait that the platform tells is kept to the full, with a little more at
+    random, so that not all tasks come back in the same instant, and with more each time it is told again.
 
     Args:
         attempts: Attempts at one task, the first included.
@@ -68,7 +68,7 @@ class RetryPolicy:
         self._stop = stop_after_attempt(self.attempts)
         self._stop_when_told = stop_after_attempt(self.rate_attempts)
         self._wait = _WaitFullJitter(multiplier=base_s, max=most_s)
-        self._wait_as_told = _WaitAsTold(base_s, jitter)
+        self._wait_as_told = _WaitAsTold(base_s, jitter, self._wait)
 
     def wait_s(self, kind: ErrorClass, attempt_no: int, retry_after_s: float | None, random: Uniform) -> float | None:
         """Return how long to wait before the next attempt at this platform [s].
@@ -112,16 +112,24 @@ class _WaitFullJitter(wait_exponential):
 
 
 class _WaitAsTold(wait_base):
-    """Wait as long as told, and always a little longer."""
+    """Wait as long as told, a little longer the first time, and by a growing random time when told again.
 
-    def __init__(self, base_s: float, jitter: float) -> None:
+    A platform that refuses the same task twice has more callers than it admits: those that come back together are
+    refused together, until they are spread out.
+    """
+
+    def __init__(self, base_s: float, jitter: float, spread: _WaitFullJitter) -> None:
         self.base_s = base_s
         self.jitter = jitter
+        self.spread = spread
 
     def __call__(self, retry_state: RetryCallState) -> float:
         assert isinstance(retry_state, _Failure)
         share = 1.0 - retry_state.random.random()  # in (0, 1]
-        return retry_state.told_s + share * self.jitter * max(retry_state.told_s, self.base_s)
+        longer = share * self.jitter * max(retry_state.told_s, self.base_s)
+        if retry_state.attempt_number > 1:
+            longer += self.spread(retry_state)
+        return retry_state.told_s + longer
 
 
 def _told(retry_after_s: object) -> float | None:

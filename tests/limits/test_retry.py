@@ -55,9 +55,11 @@ def test_control_a_policy_with_a_cap_on_told_waits_is_seen():
 
 
 @given(kind=st.sampled_from(CURABLE), told=TOLD, attempt=st.integers(1, 3), seed=SEEDS)
-def test_a_told_wait_is_kept_and_a_little_longer(kind, told, attempt, seed):
+def test_a_told_wait_is_kept_and_a_little_longer_and_grows_when_told_again(kind, told, attempt, seed):
     wait = RetryPolicy().wait_s(kind, attempt, told, Random(seed))
-    assert told < wait <= told + 0.1 * max(told, 0.5)
+    little = 0.1 * max(told, 0.5)
+    spread = 0.0 if attempt == 1 else 0.5 * 2 ** (attempt - 1)
+    assert told < wait <= told + little + spread
 
 
 def test_tasks_that_are_told_the_same_wait_do_not_return_at_once():
