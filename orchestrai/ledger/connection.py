@@ -30,7 +30,7 @@ from orchestrai.ledger.schema import APPLICATION_ID, SCHEMA_VERSION, migrate
 T = TypeVar("T")
 Connect = Callable[[str], sqlite3.Connection]
 
-_CHECKPOINT_AT: Final = 32 * 1024 * 1024  # size of the write-ahead log that triggers a checkpoint [bytes]
+CHECKPOINT_AT: Final = 32 * 1024 * 1024  # size of the write-ahead log that triggers a checkpoint [bytes]
 _WAIT: Final = "PRAGMA busy_timeout = 30000"  # for a foreign writer [ms]; our own take turns by the write lock
 _REPLAYS: Final = 20  # exchanged logs in a row before we stop believing in the file
 _NETWORK: Final = frozenset(
@@ -185,7 +185,7 @@ class LedgerFile:
     def _checkpoint_if_large(self, connection: sqlite3.Connection) -> None:
         # What was committed is durable: a checkpoint that finds no room on the disk takes nothing of it back.
         with contextlib.suppress(OSError, sqlite3.OperationalError):
-            if os.stat(self._wal).st_size > _CHECKPOINT_AT:  # noqa: PTH116 - on the path of every commit
+            if os.stat(self._wal).st_size > CHECKPOINT_AT:  # noqa: PTH116 - on the path of every commit
                 _checkpoint(connection)
 
 

@@ -18,7 +18,7 @@ from harness import Scene, read_ledger, scaled, seeded
 
 from orchestrai.engine.engine import close_engine, open_engine
 from orchestrai.errors import LedgerError, LedgerUnusable
-from orchestrai.ledger.connection import LedgerFile
+from orchestrai.ledger.connection import CHECKPOINT_AT, LedgerFile
 from orchestrai.orchestrator import Orchestrator
 from orchestrai.platforms.protocol import Request
 from orchestrai.testing import ScriptedPlatform
@@ -104,11 +104,13 @@ def test_a_disk_that_fills_up_ends_the_call_with_what_it_has_and_loses_nothing(t
 
 def test_a_checkpoint_that_finds_no_room_takes_nothing_back(disk):
     """The log is durable already: whoever wrote is told so, though it cannot be folded into the file yet."""
+    size = CHECKPOINT_AT + 2**20
     file = LedgerFile(disk.path / "ledger")
-    disk.resize(14 * 2**20)  # room for the log of 9 MB, not for the same in the file
-    file.write(lambda c: c.execute("INSERT INTO payloads VALUES ('large', 'system', hex(zeroblob(4500000)))").rowcount)
-    assert file.read(lambda c: c.execute("SELECT length(text) FROM payloads").fetchall()) == [(9_000_000,)]
-    disk.resize(ENOUGH)
+    disk.resize(size * 3 // 2)  # room for the log, not for the same in the file
+    large = f"INSERT INTO payloads VALUES ('large', 'system', hex(zeroblob({size // 2})))"
+    file.write(lambda c: c.execute(large).rowcount)
+    assert file.read(lambda c: c.execute("SELECT length(text) FROM payloads").fetchall()) == [(size,)]
+    disk.resize(3 * size)
     file.write(lambda c: c.execute("INSERT INTO payloads VALUES ('small', 'system', 'x')").rowcount)
     file.close()
     again = LedgerFile(disk.path / "ledger")

@@ -13,7 +13,7 @@ import pytest
 from harness import Scene, read_ledger, scaled, seeded
 
 from orchestrai.engine.engine import close_engine, open_engine
-from orchestrai.ledger.connection import LedgerFile
+from orchestrai.ledger.connection import CHECKPOINT_AT, LedgerFile
 from orchestrai.orchestrator import Orchestrator
 from orchestrai.testing import ScriptedPlatform
 
@@ -103,7 +103,7 @@ def test_somebody_who_reads_for_long_holds_nobody_up(tmp_path):
     reader.execute("BEGIN")
     assert reader.execute("SELECT ref FROM payloads").fetchall() == [("seen",)]
     for name in ("first", "second"):
-        row = (name, "system", "x" * 9_000_000)
+        row = (name, "system", "x" * (CHECKPOINT_AT + 2**20))
         file.write(lambda c, row=row: c.execute("INSERT INTO payloads VALUES (?, ?, ?)", row).rowcount)
     assert reader.execute("SELECT count(*) FROM payloads").fetchone() == (1,)  # it still reads what it began with
 
