@@ -38,6 +38,9 @@ def kept_naively(path: Path) -> Kept:
     """Return what the naive program has on record."""
     connection = sqlite3.connect(path)
     kept = Kept()
+    if not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'sends'").fetchall():
+        connection.close()
+        return kept  # killed before it had made its table
     kept.sends.update(prompt for (prompt,) in connection.execute("SELECT prompt FROM sends"))
     kept.answers = dict(connection.execute("SELECT prompt, text FROM answers"))
     kept.succeeded.update(prompt for (prompt,) in connection.execute("SELECT prompt FROM answers"))

@@ -72,7 +72,7 @@ def test_a_disk_that_fills_up_ends_the_call_with_what_it_has_and_loses_nothing(t
     chance = seeded()
     errors = 0
     for turn in range(scaled(24, 2)):
-        size = 4096 * int(2 ** chance.uniform(1, math.log2(ENOUGH / 4096 / 40)))
+        size = 4096 * int(2 ** chance.uniform(1, math.log2(ENOUGH / 4096 / 10)))
         with Scene(disk.path / str(turn), nursery, papers=tmp_path / f"papers {turn}") as scene:
             disk.resize(size)
             report = scene.start(PROMPTS, how, options={"concurrency": 8}).outcome()
