@@ -71,8 +71,9 @@ def test_a_disk_that_fills_up_ends_the_call_with_what_it_has_and_loses_nothing(t
     """At any size of the disk: a LedgerError with the answers so far, then, with room, the rest and P1's zeros."""
     chance = seeded()
     errors = 0
-    for turn in range(scaled(24, 2)):
-        size = 4096 * int(2 ** chance.uniform(1, math.log2(ENOUGH / 4096 / 10)))
+    turns, most = scaled(24, 2), math.log2(ENOUGH / 4096 / 10)
+    for turn in range(turns):
+        size = 4096 * int(2 ** (1 + (most - 1) * (turn + chance.random()) / turns))  # from 8 KB to 6 MB
         with Scene(disk.path / str(turn), nursery, papers=tmp_path / f"papers {turn}") as scene:
             disk.resize(size)
             report = scene.start(PROMPTS, how, options={"concurrency": 8}).outcome()
