@@ -25,7 +25,7 @@ from orchestrai.engine.engine import (
     open_engine,
     take_platforms,
 )
-from orchestrai.engine.loop import EngineLoop, Errand, engine_loop
+from orchestrai.engine.loop import EngineLoop, Errand, engine_loop, rare_collections
 from orchestrai.engine.prepare import Prepared, Preparer
 from orchestrai.errors import BatchStopped, InvalidInput, LedgerError, nearest
 from orchestrai.handle import Handle
@@ -423,11 +423,12 @@ class Orchestrator:
         return task
 
     async def _batch(self, prompts: Any, options: dict[str, Any], call: dict[str, Any]) -> BatchResult:
-        run, prepared, intake = self._planned(prompts, options, call)
-        finish = self._finisher(run, prepared, intake, call)
-        errand = Errand(engine_loop(), run.execute(prepared.items, prepared.refused), run.stop)
-        with show_progress(run.progress, call["progress"] or self.settings.progress):
-            return await self._settled(run, errand.wait(), finish)
+        with rare_collections:
+            run, prepared, intake = self._planned(prompts, options, call)
+            finish = self._finisher(run, prepared, intake, call)
+            errand = Errand(engine_loop(), run.execute(prepared.items, prepared.refused), run.stop)
+            with show_progress(run.progress, call["progress"] or self.settings.progress):
+                return await self._settled(run, errand.wait(), finish)
 
     async def _settled(self, run: Run, work: Awaitable[object], finish: Callable[[], BatchResult]) -> BatchResult:
         """Return the result of a batch once its work ends, and keep it however that ends."""

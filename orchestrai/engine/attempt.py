@@ -20,7 +20,7 @@ from orchestrai import tokens
 from orchestrai.engine.item import Item, Work
 from orchestrai.errors import InvalidInput, PlatformError
 from orchestrai.ids import new_id, now_us
-from orchestrai.ledger.rows import AttemptRow, Payload, SendRow
+from orchestrai.ledger.rows import AttemptRow, OfferRow, Payload, SendRow
 from orchestrai.ledger.writer import Grant
 from orchestrai.messages import Message, canonical, lone_surrogate, messages_of
 from orchestrai.platforms.protocol import Reply, Request
@@ -49,14 +49,20 @@ async def attempt(run: Run, item: Item) -> None:
         run.books.settle_failure(item, "input", str(gone))
         return
     started_at = now_us()
-    payloads = _texts(item.task, work, run) if work.attempts == 0 and run.options.keep_texts else ()
+    offer = run.books.offer_row(item.offer)
+    kept: tuple[Payload | OfferRow, ...] = ()
+    if work.attempts == 0 and run.options.keep_texts:
+        kept = _texts(item.task, work, run)
+    if offer.offer_id not in run.books.kept_offers:
+        kept = (*kept, offer)
     since = item.since if work.attempts == 0 else None  # a task that has begun goes on, whoever else answers it
     grant = await run.journal.open(
-        _send_row(run, item, work, request, started_at), run.books.claim(item), since, payloads
+        _send_row(run, item, work, request, offer, started_at), run.books.claim(item), since, kept
     )
     if grant is not Grant.GRANTED:
         run.hold(item)
         return
+    run.books.kept_offers.add(offer.offer_id)
     work.attempts += 1
     loop = asyncio.get_running_loop()
     started = loop.time()
@@ -211,8 +217,8 @@ def _with_parts(messages: tuple[Message, ...], parts: tuple[Any, ...]) -> tuple[
     return (*messages[:last], Message("user", joined), *messages[last + 1 :])
 
 
-def _send_row(run: Run, item: Item, work: Work, request: Request, started_at: int) -> SendRow:
-    task, offer, platform = item.task, item.offer, item.offer.platform
+def _send_row(run: Run, item: Item, work: Work, request: Request, offer: OfferRow, started_at: int) -> SendRow:
+    task = item.task
     return SendRow(
         request.attempt_id,
         work.task_id,
@@ -222,17 +228,7 @@ def _send_row(run: Run, item: Item, work: Work, request: Request, started_at: in
         item.index,
         item.sample,
         item.key,
-        platform.name,
-        platform.transport,
-        platform.provider,
-        platform.tier,
-        offer.model,
-        1 if platform.demo else None,
-        platform.account,
-        platform.address,
-        "sync",
-        offer.reason,
-        offer.rank,
+        offer.offer_id,
         tokens.quick(task.prompt) if isinstance(task.prompt, str) else None,
         task.max_tokens,
         run.books.system_digest(task.system),
@@ -282,41 +278,41 @@ def _record(
         work.answered_at, work.answer_attempt_id = now, attempt_id
     cancelled = error is _CANCELLED
     limits = seen.rate_limits if seen is not None else None
-    row = AttemptRow(
-        attempt_id=attempt_id,
-        task_id=work.task_id,
-        status="succeeded" if error is None else "cancelled" if cancelled else "failed",
-        error_class=None if error is None else "cancelled" if cancelled else error.kind,
-        error_type=None if error is None else type(error.__cause__ or error).__name__,
-        error_message=None if error is None else str(error),
-        http_status=seen.http_status if seen is not None else error.http_status if error is not None else None,
-        retryable=None if error is None else int(not final),
-        retry_after_ms=_told_ms(error) if error is not None else None,
-        model_used=seen.model if seen is not None else None,
-        service_tier=seen.service_tier if seen is not None else None,
-        input_tokens=usage.input_tokens,
-        cache_read_tokens=usage.cache_read_tokens,
-        cache_write_tokens=usage.cache_write_tokens,
-        output_tokens=usage.output_tokens,
-        reasoning_tokens=usage.reasoning_tokens,
-        usage_source=usage.source,
-        usage_raw=seen.usage_raw if seen is not None else None,
-        cost=cost,
-        list_cost=list_cost,
-        cost_source=cost_source,
-        price_id=price.price_id if price is not None else None,
-        price_match=price.match if price is not None else None,
-        finished_at=now,
-        duration_ms=latency_s * 1000,
-        queue_ms=max(0.0, (now - work.queued_at) / 1000 - latency_s * 1000 - work.backoff_s * 1000),
-        ttft_ms=seen.ttft_ms if seen is not None else None,
-        streamed=int(run.on_piece is not None),
-        finish_reason=seen.finish_reason if seen is not None else None,
-        schema_valid=None if item.schema is None or reply is None else int(error is None),
-        response_id=seen.response_id if seen is not None else None,
-        request_id=(seen.request_id if seen is not None else None) or (error.request_id if error else None),
-        rl_requests_left=limits.requests_left if limits is not None else None,
-        rl_tokens_left=limits.tokens_left if limits is not None else None,
+    row = AttemptRow(  # by position: 34 names would cost 5 µs
+        attempt_id,
+        work.task_id,
+        "succeeded" if error is None else "cancelled" if cancelled else "failed",  # status
+        None if error is None else "cancelled" if cancelled else error.kind,  # error_class
+        None if error is None else type(error.__cause__ or error).__name__,  # error_type
+        None if error is None else str(error),  # error_message
+        seen.http_status if seen is not None else error.http_status if error is not None else None,  # http_status
+        None if error is None else int(not final),  # retryable
+        _told_ms(error) if error is not None else None,  # retry_after_ms
+        seen.model if seen is not None else None,  # model_used
+        seen.service_tier if seen is not None else None,  # service_tier
+        usage.input_tokens,
+        usage.cache_read_tokens,
+        usage.cache_write_tokens,
+        usage.output_tokens,
+        usage.reasoning_tokens,
+        usage.source,  # usage_source
+        seen.usage_raw if seen is not None else None,  # usage_raw
+        cost,
+        list_cost,
+        cost_source,
+        price.price_id if price is not None else None,  # price_id
+        price.match if price is not None else None,  # price_match
+        now,  # finished_at
+        latency_s * 1000,  # duration_ms
+        max(0.0, (now - work.queued_at) / 1000 - latency_s * 1000 - work.backoff_s * 1000),  # queue_ms
+        seen.ttft_ms if seen is not None else None,  # ttft_ms
+        int(run.on_piece is not None),  # streamed
+        seen.finish_reason if seen is not None else None,  # finish_reason
+        None if item.schema is None or reply is None else int(error is None),  # schema_valid
+        seen.response_id if seen is not None else None,  # response_id
+        (seen.request_id if seen is not None else None) or (error.request_id if error else None),  # request_id
+        limits.requests_left if limits is not None else None,  # rl_requests_left
+        limits.tokens_left if limits is not None else None,  # rl_tokens_left
     )
     if price is not None:
         run.books.note_price(price)

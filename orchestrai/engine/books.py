@@ -19,11 +19,12 @@ from orchestrai.engine.reuse import reused_result
 from orchestrai.errors import ErrorClass, LedgerError
 from orchestrai.ids import new_id, now_us
 from orchestrai.ledger import queries
-from orchestrai.ledger.rows import AttemptRow, Payload, TaskRow
+from orchestrai.ledger.rows import AttemptRow, OfferRow, Payload, TaskRow
 from orchestrai.ledger.writer import Settling
 from orchestrai.platforms.protocol import Reply
 from orchestrai.pricing import Price, from_pico, to_pico
 from orchestrai.result import NO_USAGE, Result
+from orchestrai.routing.offers import Offer
 from orchestrai.text import excerpt
 
 _NO_COST: Final = Decimal(0)
@@ -82,6 +83,8 @@ class Books:
         self._left = left
         self._show = published
         self._noted: set[str] = set()  # price ids already written
+        self._offers: dict[int, OfferRow] = {}  # by the offer's identity; the routes keep them
+        self.kept_offers: set[int] = set()  # ids of those that are in the ledger
         self._systems: dict[str, str] = {}  # digests of system prompts
 
     async def open_call(self, items: list[Item] | None, total: int | None) -> None:
@@ -158,6 +161,28 @@ class Books:
         if known is None:
             known = self._systems[system] = hashlib.sha256(system.encode("utf-8")).hexdigest()
         return known
+
+    def offer_row(self, offer: Offer) -> OfferRow:
+        """Return the row that says how a request was routed; made once for each offer."""
+        row = self._offers.get(id(offer))
+        if row is None:
+            platform = offer.platform
+            values = (
+                platform.name,
+                platform.transport,
+                platform.provider,
+                platform.tier,
+                offer.model,
+                int(platform.demo),
+                platform.account,
+                platform.address,
+                "sync",
+                offer.reason,
+                offer.rank,
+            )
+            digest = hashlib.sha256(orjson.dumps(values)).digest()
+            row = self._offers[id(offer)] = OfferRow(int.from_bytes(digest[:8], signed=True), *values)
+        return row
 
     def note_price(self, price: Price) -> None:
         """Keep the price vector that attempts were priced with, once."""

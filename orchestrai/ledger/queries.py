@@ -14,10 +14,11 @@ _CHUNK: Final = 500  # keys per statement, below SQLite's limit of 999 parameter
 _ANSWERS: Final = """
 SELECT t.key, t.task_id, a.list_cost, a.attempt_id, a.model_used, a.input_tokens, a.cache_read_tokens,
        a.cache_write_tokens, a.output_tokens, a.reasoning_tokens, a.usage_source, a.finish_reason, a.finished_at,
-       s.platform, s.model_requested, s.tier, s.demo, p.text
+       o.platform, o.model_requested, o.tier, o.demo, p.text
 FROM tasks t
 JOIN attempts a ON a.attempt_id = t.answer_attempt_id
 JOIN sends s ON s.attempt_id = t.answer_attempt_id
+JOIN offers o USING (offer_id)
 JOIN payloads p ON p.ref = t.answer_attempt_id AND p.kind = 'answer'
 WHERE t.status = 'succeeded' AND t.reused_from IS NULL AND a.finish_reason IS NOT 'length'
 """
@@ -42,7 +43,7 @@ class StoredAnswer(NamedTuple):
     platform: str
     model_requested: str
     tier: str
-    demo: int | None
+    demo: int
     text: str
 
 
@@ -120,16 +121,6 @@ def running_batch(connection: sqlite3.Connection, name: str, digest: bytes) -> s
         (name, digest),
     ).fetchone()
     return row[0] if row else None
-
-
-def attempts_of(connection: sqlite3.Connection, task_id: str) -> list[dict[str, Any]]:
-    """Return every request made for a task, in order, as it was sent and as it ended."""
-    cursor = connection.execute(
-        "SELECT s.*, a.* FROM sends s LEFT JOIN attempts a USING (attempt_id) WHERE s.task_id = ? ORDER BY s.seq",
-        (task_id,),
-    )
-    names = [column[0] for column in cursor.description]
-    return [dict(zip(names, row, strict=True)) for row in cursor]
 
 
 def _chunks(values: Iterable[T]) -> Iterator[Sequence[T]]:

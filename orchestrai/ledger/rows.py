@@ -9,6 +9,23 @@ from itertools import chain, compress
 from typing import Any, Final, NamedTuple
 
 
+class OfferRow(NamedTuple):
+    """A way to be answered, kept once; its id is a digest of the rest, so that every process finds the same."""
+
+    offer_id: int
+    platform: str
+    transport: str
+    provider: str
+    tier: str
+    model_requested: str
+    demo: int  # 1 for the embedded demo model
+    account: str | None
+    server_address: str | None
+    processing: str
+    route_reason: str
+    route_rank: int
+
+
 class SendRow(NamedTuple):
     """One request, before it leaves; see `schema` for the meaning of the columns."""
 
@@ -20,17 +37,7 @@ class SendRow(NamedTuple):
     task_index: int
     sample: int
     key: bytes
-    platform: str
-    transport: str
-    provider: str
-    tier: str
-    model_requested: str
-    demo: int | None  # 1 for the embedded demo model
-    account: str | None
-    server_address: str | None
-    processing: str
-    route_reason: str | None
-    route_rank: int | None
+    offer_id: int
     est_input_tokens: int | None
     est_output_tokens: int | None
     system_digest: str | None
@@ -118,10 +125,16 @@ class Payload(NamedTuple):
 _TOGETHER: Final = 16  # rows in one statement: below the 999 parameters of older builds of SQLite
 _FULL_PAYLOAD: Final = (True,) * len(Payload._fields)
 
-_TABLES: Final[dict[type, str]] = {SendRow: "sends", AttemptRow: "attempts", TaskRow: "tasks", Payload: "payloads"}
+_TABLES: Final[dict[type, str]] = {
+    OfferRow: "offers",
+    SendRow: "sends",
+    AttemptRow: "attempts",
+    TaskRow: "tasks",
+    Payload: "payloads",
+}
 
 
-def insert(connection: sqlite3.Connection, rows: Iterable[SendRow | AttemptRow | TaskRow | Payload]) -> None:
+def insert(connection: sqlite3.Connection, rows: Iterable[OfferRow | SendRow | AttemptRow | TaskRow | Payload]) -> None:
     """Insert rows that are not there yet, leaving out what is None.
 
     sqlite3 spends longer on binding one None than on storing a number, and most rows are half empty: rows that

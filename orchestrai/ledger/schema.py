@@ -4,6 +4,7 @@ Rows are append-only, except in `batches` and `claims`, so that an analyst reads
 Times are UTC [µs since 1970]; money is in pico-dollars [10^-12 USD]; NULL means unknown, 0 a known zero.
 
     batches    one row per call: what was asked, when, by which process
+    offers     one row per distinct way to be answered: platform, account, model, tier, and why it was taken
     sends      one row per request, committed before it leaves           (commit 1 of an attempt)
     attempts   one row per request, committed before its result is shown (commit 2 of an attempt)
     tasks      one row per task of a call, once it is settled; an answer is the attempt it names, its own or the one
@@ -43,13 +44,17 @@ CREATE TABLE batches (
 ) WITHOUT ROWID;
 CREATE INDEX batches_by_name ON batches (name) WHERE name IS NOT NULL;
 
+CREATE TABLE offers (
+    offer_id INTEGER PRIMARY KEY, platform TEXT NOT NULL, transport TEXT NOT NULL, provider TEXT NOT NULL,
+    tier TEXT NOT NULL, model_requested TEXT NOT NULL, demo INTEGER NOT NULL, account TEXT, server_address TEXT,
+    processing TEXT NOT NULL, route_reason TEXT NOT NULL, route_rank INTEGER NOT NULL
+);
+
 CREATE TABLE sends (
     seq INTEGER PRIMARY KEY, attempt_id TEXT NOT NULL UNIQUE, task_id TEXT NOT NULL, attempt_no INTEGER NOT NULL,
     attempt_kind TEXT NOT NULL, batch_id TEXT NOT NULL, task_index INTEGER NOT NULL, sample INTEGER NOT NULL,
-    key BLOB NOT NULL, platform TEXT NOT NULL, transport TEXT NOT NULL, provider TEXT NOT NULL, tier TEXT NOT NULL,
-    model_requested TEXT NOT NULL, demo INTEGER, account TEXT, server_address TEXT, processing TEXT NOT NULL,
-    route_reason TEXT, route_rank INTEGER, est_input_tokens INTEGER, est_output_tokens INTEGER, est_cost INTEGER,
-    system_digest TEXT, chain_id TEXT, chain_step INTEGER, parent_task_id TEXT,
+    key BLOB NOT NULL, offer_id INTEGER NOT NULL, est_input_tokens INTEGER, est_output_tokens INTEGER,
+    est_cost INTEGER, system_digest TEXT, chain_id TEXT, chain_step INTEGER, parent_task_id TEXT,
     root_task_id TEXT, depth INTEGER, task_type TEXT, priority INTEGER, tags TEXT, queued_at INTEGER NOT NULL,
     started_at INTEGER NOT NULL, throttle_ms REAL, backoff_ms REAL
 );

@@ -19,7 +19,7 @@ from orchestrai.errors import LedgerError
 from orchestrai.ids import now_us
 from orchestrai.ledger import queries
 from orchestrai.ledger.connection import LedgerFile
-from orchestrai.ledger.rows import AttemptRow, Payload, SendRow, TaskRow, execute_together, insert
+from orchestrai.ledger.rows import AttemptRow, OfferRow, Payload, SendRow, TaskRow, execute_together, insert
 
 _FULL_GROUP: Final = 256  # rows that are committed without waiting for more
 _LEAST_LINGER_S: Final = 0.002
@@ -43,7 +43,7 @@ class Opening(NamedTuple):
     row: SendRow
     claim: bytes  # what nobody else may work on meanwhile
     since: int | None  # newest task known when the ledger was searched for an answer; None: do not look again
-    payloads: tuple[Payload, ...]
+    kept: tuple[Payload | OfferRow, ...]  # what it names, where the ledger may not have it yet
     granted: asyncio.Future[Grant]
 
 
@@ -95,7 +95,7 @@ class Journal:
         self._thread = threading.Thread(target=self._work, name="orchestrai-ledger", daemon=True)
         self._thread.start()
 
-    async def open(self, row: SendRow, claim: bytes, since: int | None, payloads: tuple[Payload, ...]) -> Grant:
+    async def open(self, row: SendRow, claim: bytes, since: int | None, kept: tuple[Payload | OfferRow, ...]) -> Grant:
         """Record a request that is about to leave; send it only when the answer is GRANTED.
 
         Raises:
@@ -103,7 +103,7 @@ class Journal:
         """
         granted: asyncio.Future[Grant] = self._loop.create_future()
         self._open += 1
-        self._pending.openings.append(Opening(row, claim, since, payloads, granted))
+        self._pending.openings.append(Opening(row, claim, since, kept, granted))
         self._consider()
         try:
             return await granted
@@ -245,7 +245,7 @@ class Journal:
         grants = self._claim(connection, group.openings)
         granted = [o for o, grant in zip(group.openings, grants, strict=True) if grant is Grant.GRANTED]
         insert(connection, [o.row for o in granted])
-        insert(connection, [p for o in granted for p in o.payloads])
+        insert(connection, [row for o in granted for row in o.kept])
         return grants, values
 
     def _claim(self, connection: sqlite3.Connection, openings: list[Opening]) -> list[Grant]:
