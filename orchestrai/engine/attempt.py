@@ -64,6 +64,7 @@ async def attempt(run: Run, item: Item) -> None:
         return
     run.books.kept_offers.add(offer.offer_id)
     work.attempts += 1
+    work.tries += 1
     loop = asyncio.get_running_loop()
     started = loop.time()
     if work.began is None:
@@ -88,6 +89,9 @@ async def attempt(run: Run, item: Item) -> None:
     elif (wait_s := _next_wait(run, item, work, request, error, invalid, reply)) is not None:
         _record(run, item, work, attempt_id, latency_s, reply, error, final=False)
         run.later(item, wait_s)
+    elif item.has_another_offer and not run.pieces:  # who has seen a part of an answer gets no other one
+        _record(run, item, work, attempt_id, latency_s, reply, error, final=False)
+        run.fall_back(item, str(error))
     else:
         _record(run, item, work, attempt_id, latency_s, reply, error, final=True)
 
@@ -167,7 +171,7 @@ def _next_wait(
         work.constrained = False
         work.kind = "retry"
         return 0.0
-    wait_s = run.retry.wait_s(error.kind, work.attempts, error.retry_after_s, run.random)
+    wait_s = run.retry.wait_s(error.kind, work.tries, error.retry_after_s, run.random)
     if wait_s is not None:
         work.kind = "retry"
         work.backoff_s += wait_s
@@ -322,7 +326,7 @@ def _record(
         assert reply is not None
         run.books.settle_success(item, row, latency_s, reply, parsed)
     else:
-        run.books.settle_failure(item, error.kind, str(error), row, latency_s, seen)
+        run.books.settle_failure(item, error.kind, _told(item, work, error), row, latency_s, seen)
 
 
 def _price(run: Run, item: Item, seen: Reply | None) -> Price | None:
@@ -348,6 +352,13 @@ def _told_ms(error: PlatformError) -> int | None:
     """Return the wait that was told [ms]; None without one, and for what is none."""
     told_s = error.retry_after_s
     return int(told_s * 1000) if isinstance(told_s, int | float) and 0 < told_s < _LONGEST_TOLD_S else None
+
+
+def _told(item: Item, work: Work, error: PlatformError) -> str:
+    """Return why a task has no answer: in the words of every platform that was asked."""
+    if not work.failures:
+        return str(error)
+    return "; ".join((*work.failures, f"{item.offer.platform.name}: {error}"))
 
 
 def _why_invalid(wrong: InvalidAnswer, reply: Reply) -> str:

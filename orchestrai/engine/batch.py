@@ -292,6 +292,12 @@ class Run:
         timer = self.engine.loop.loop.call_later(wait_s, back)
         self._timers.add(timer)
 
+    def fall_back(self, item: Item, why: str) -> None:
+        """Put a task that one platform failed for good in the queue of the next that can run it."""
+        item.fall_back(why, self.options.repair_attempts)
+        self._enqueue(item)
+        self._pump(item.offer.platform.name)
+
     # Tasks that another call or process is working on.
 
     def hold(self, item: Item) -> None:

@@ -20,7 +20,8 @@ class Work:
     queued_at: int  # [µs]
     task_id: str = field(default_factory=new_id)
     attempts: int = 0
-    kind: str = "first"  # of the next attempt: first, retry, repair
+    tries: int = 0  # attempts at the present offer
+    kind: str = "first"  # of the next attempt: first, retry, repair, reroute
     usage: Usage = NO_USAGE
     cost: int | None = 0  # [pico-USD]; None once an attempt's cost is unknown
     list_cost: int | None = 0
@@ -28,6 +29,7 @@ class Work:
     backoff_s: float = 0.0
     repairs_left: int = 1
     follow_up: tuple[Message, ...] = ()  # the unusable answer and what was wrong with it
+    failures: tuple[str, ...] = ()  # of the platforms that have failed it for good, in their words
     constrained: bool = True  # False once the platform refused to constrain the answer
     answered_at: int | None = None
     answer_attempt_id: str | None = None
@@ -58,8 +60,25 @@ class Item:
     since: int | None = None  # newest task known when the ledger was searched for its answer
     copies: list[Item] | None = None  # equal tasks that take its answer
     work: Work | None = None
+    choice: int = 0  # which offer of its route is being tried
 
     @property
     def offer(self) -> Offer:
         """Where it goes now."""
-        return self.route.offers[0]
+        return self.route.offers[self.choice]
+
+    @property
+    def has_another_offer(self) -> bool:
+        """True when another platform could answer once this one has failed for good."""
+        return self.choice + 1 < len(self.route.offers)
+
+    def fall_back(self, why: str, repair_attempts: int) -> None:
+        """Turn to the next offer, and begin there as with the first: nothing said to one platform is said to another."""
+        assert self.work is not None
+        self.work.failures += (f"{self.offer.platform.name}: {why}",)
+        self.choice += 1
+        self.work.kind = "reroute"
+        self.work.tries = 0
+        self.work.repairs_left = repair_attempts
+        self.work.follow_up = ()
+        self.work.constrained = True
