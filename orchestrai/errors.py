@@ -111,6 +111,7 @@ class PlatformError(OrchestraiError):
             timeout after sending), False where it certainly did not.
         reply: What arrived of an unusable reply (a `platforms.protocol.Reply`), so that its tokens are
             booked; None when nothing usable arrived.
+        quota: Quota windows as the refusal tells them (`platforms.protocol.QuotaReading`).
     """
 
     def __init__(
@@ -123,6 +124,7 @@ class PlatformError(OrchestraiError):
         may_be_billed: bool = False,
         request_id: str | None = None,
         reply: Any = None,
+        quota: tuple[Any, ...] = (),
     ) -> None:
         super().__init__(redact(message))
         self.kind: PlatformErrorKind = kind
@@ -131,6 +133,7 @@ class PlatformError(OrchestraiError):
         self.may_be_billed = may_be_billed
         self.request_id = request_id
         self.reply = reply
+        self.quota = quota
 
 
 class TaskFailed(OrchestraiError):

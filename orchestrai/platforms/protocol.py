@@ -89,6 +89,25 @@ class RateLimits:
     tokens_reset_s: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class QuotaReading:
+    """What an account's quota window was told to be, by whom and when.
+
+    Args:
+        window: The window in the provider's own word: five_hour, seven_day, primary, …
+        used_percent: How much of it is used [0-100]; None when it was not told.
+        resets_at: When it is empty again [µs since 1970, UTC]; None when it was not told.
+        source: Who told it: `rate_limit_event`, `app-server`, `error text`, …
+        observed_at: When it was told [µs since 1970, UTC].
+    """
+
+    window: str
+    used_percent: float | None
+    resets_at: int | None
+    source: str
+    observed_at: int
+
+
 @dataclass(slots=True)  # as Request
 class Reply:
     """One answer, with everything the provider said about it.
@@ -105,6 +124,7 @@ class Reply:
         ttft_ms: Time to the first token of a stream [ms].
         usage_raw: The provider's usage object as it came, as JSON.
         http_status: Status of the reply.
+        quota: Quota windows as the reply tells them.
     """
 
     text: str
@@ -118,6 +138,7 @@ class Reply:
     ttft_ms: float | None = None
     usage_raw: str | None = None
     http_status: int | None = None
+    quota: tuple[QuotaReading, ...] = ()
 
 
 @runtime_checkable
