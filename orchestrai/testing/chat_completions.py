@@ -8,11 +8,10 @@ from typing import Any, Final
 
 import orjson
 
-from orchestrai.testing.exchange import Answer, Bucket, Received
+from orchestrai.testing.exchange import Answer, Bucket, Received, words
 
 PATH: Final = re.compile(r"/(v1/)?chat/completions$")
 _CREATED: Final = 1_760_000_000  # seconds since 1970; fixed, so that equal requests get equal replies
-_PIECES: Final = re.compile(r"\s*\S+|\s+")
 _CODES: Final = {
     401: "invalid_api_key",
     402: "insufficient_quota",
@@ -62,7 +61,7 @@ class ChatCompletions:
         """Return the chat.completion.chunks, word by word, then the usage when it is asked for, then [DONE]."""
         envelope = _envelope(body, received, answer, "chat.completion.chunk")
         deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
-        deltas += [{"content": piece} for piece in _PIECES.findall(answer.text)]
+        deltas += [{"content": piece} for piece in words(answer.text)]
         if answer.refusal is not None:
             deltas.append({"refusal": answer.refusal})
         choices: list[dict[str, Any]] = [{"index": 0, "delta": delta, "finish_reason": None} for delta in deltas]
@@ -72,7 +71,14 @@ class ChatCompletions:
             events.append({**envelope, "choices": [], "usage": _usage(received, answer), **answer.more})
         return [b"data: " + orjson.dumps(event) + b"\n\n" for event in events] + [b"data: [DONE]\n\n"]
 
-    def error(self, status: int, code: str | None, message: str) -> bytes:
+    def headers(self, number: int, wait_s: float | None = None) -> bytes:
+        """Return `x-request-id`, and the wait as `retry-after` and `retry-after-ms`."""
+        lines = b"x-request-id: req-%d\r\n" % number
+        if wait_s is not None:
+            lines += b"retry-after: %d\r\nretry-after-ms: %d\r\n" % (wait_s + 1, wait_s * 1000 + 1)
+        return lines
+
+    def error(self, status: int, code: str | None, message: str, wait_s: float | None = None) -> bytes:  # noqa: ARG002  # told in the headers
         """Return an error object."""
         kind = "requests" if status == 429 else "server_error" if status >= 500 else "invalid_request_error"
         return orjson.dumps(

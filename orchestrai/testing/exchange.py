@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import orjson
 
@@ -95,6 +96,14 @@ Replies = str | Callable[[Received], str | Answer] | Mapping[str, str | Answer] 
 prompt; None for an answer made from the prompt (`answers.answer_to`, or an instance of the schema that is asked for)."""
 
 
+_WORDS: Final = re.compile(r"\s*\S+|\s+")
+
+
+def words(text: str) -> list[str]:
+    """Return the pieces in which a text is streamed: word by word, each with the blanks before it."""
+    return _WORDS.findall(text)
+
+
 class WireForm(Protocol):
     """How one provider's protocol looks on the wire; the server knows nothing else about it."""
 
@@ -113,8 +122,11 @@ class WireForm(Protocol):
     def events(self, body: Mapping[str, Any], received: Received, answer: Answer) -> list[bytes]:
         """Return the server-sent events of a streamed reply, each with its empty line."""
 
-    def error(self, status: int, code: str | None, message: str) -> bytes:
-        """Return the body of an error reply."""
+    def error(self, status: int, code: str | None, message: str, wait_s: float | None = None) -> bytes:
+        """Return the body of an error reply; `wait_s` is the wait that it tells, where the body tells it [s]."""
+
+    def headers(self, number: int, wait_s: float | None = None) -> bytes:
+        """Return the lines of the headers that name a request and tell a wait [s], each with its line end."""
 
     def limit_headers(self, requests: Bucket | None, tokens: Bucket | None) -> bytes:
         """Return the lines of the rate-limit headers, each with its line end."""

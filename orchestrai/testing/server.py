@@ -29,6 +29,7 @@ from typing import Any, Final, Self
 
 import orjson
 
+from orchestrai.platforms.wire import duration_s
 from orchestrai.testing.answers import answer_to, instance_of
 from orchestrai.testing.bill import Bill
 from orchestrai.testing.chat_completions import PATH as CHAT_PATH
@@ -36,9 +37,19 @@ from orchestrai.testing.chat_completions import ChatCompletions
 from orchestrai.testing.connection import Connection
 from orchestrai.testing.exchange import Answer, Bucket, Received, Replies, WireForm
 from orchestrai.testing.faults import Decider, Fault, Latency, Script
+from orchestrai.testing.generate_content import PATH as GENERATE_PATH
+from orchestrai.testing.generate_content import GenerateContent
+from orchestrai.testing.messages_api import PATH as MESSAGES_PATH
+from orchestrai.testing.messages_api import MessagesApi
 
-WIRE_FORMS: Final[list[tuple[re.Pattern[str], WireForm]]] = [(CHAT_PATH, ChatCompletions())]
+WIRE_FORMS: Final[list[tuple[re.Pattern[str], WireForm]]] = [
+    (CHAT_PATH, ChatCompletions()),
+    (MESSAGES_PATH, MessagesApi()),
+    (GENERATE_PATH, GenerateContent()),
+]
 """Which protocol answers at which path; the first match wins."""
+
+_COUNTING: Final = re.compile(r"(/v1/messages/count_tokens|:countTokens)(\?|$)")
 
 _START_S: Final = 20.0  # a child on a loaded machine needs seconds to import
 
@@ -154,8 +165,8 @@ class ProviderServer:
 
         Returns:
             `requests` and one count per outcome (`answered`, `fault`, `limited`, `refused`, `abandoned`), per kind of
-            fault (`fault_429`, `fault_cut_body`, …), `billed_tokens`, `connections` opened, `in_flight`,
-            `most_in_flight`.
+            fault (`fault_429`, `fault_cut_body`, …), `counted` (requests for a number of tokens), `billed_tokens`,
+            `connections` opened, `in_flight`, `most_in_flight`.
         """
         return {**self.counts, "in_flight": self.in_flight, "most_in_flight": self.most_in_flight}
 
@@ -229,8 +240,13 @@ class ProviderServer:
 
     def receive(self, connection: Connection, method: bytes, path: str, head: bytes, body: bytes) -> None:
         """Answer one request, now or later."""
-        if method == b"GET":
-            self._get(connection, path)
+        if method in (b"GET", b"HEAD"):
+            self._get(connection, path, head_only=method == b"HEAD")
+            return
+        if _COUNTING.search(path):  # asking for a count is no request for an answer: it is neither limited nor billed
+            self.counts["counted"] += 1
+            tokens = max(1, len(body) // 4)
+            connection.reply(200, orjson.dumps({"input_tokens": tokens, "totalTokens": tokens}))
             return
         self.counts["requests"] += 1
         number = self.counts["requests"] - 1
@@ -262,9 +278,8 @@ class ProviderServer:
         limited_s = self._limited_s(received)
         if limited_s and fault is None:
             self._settle(received, "limited", 429)
-            wait = b"retry-after: %d\r\nretry-after-ms: %d\r\n" % (limited_s + 1, limited_s * 1000 + 1)
-            limits = wait + self._limit_headers(wire)
-            connection.reply(429, wire.error(429, None, "Rate limit reached."), limits)
+            limits = wire.headers(number, limited_s) + self._limit_headers(wire)
+            connection.reply(429, wire.error(429, None, "Rate limit reached.", limited_s), limits)
             return
         delay = self._latency.seconds(received.prompt, received.attempt)
         if fault is not None and fault.kind in ("slow", "hang"):
@@ -286,8 +301,10 @@ class ProviderServer:
 
     # The way of one request to its reply.
 
-    def _get(self, connection: Connection, path: str) -> None:
-        if path == "/_stats":
+    def _get(self, connection: Connection, path: str, *, head_only: bool) -> None:
+        if head_only:  # Claude Code opens its connection so
+            connection.reply(200, b"")
+        elif path == "/_stats":
             connection.reply(200, orjson.dumps(self.stats()))
         elif path.endswith("/models"):
             connection.reply(200, orjson.dumps({"object": "list", "data": [{"id": "test-model", "object": "model"}]}))
@@ -332,7 +349,7 @@ class ProviderServer:
         self._settle(received, "fault" if wrong else "answered" if here else "abandoned", 200)
         if not here:
             return
-        headers = b"x-request-id: req-%d\r\n%b" % (received.number, self._limit_headers(wire))
+        headers = wire.headers(received.number) + self._limit_headers(wire)
         if answer.headers:
             headers += "".join(f"{k}: {v}\r\n" for k, v in answer.headers.items()).encode("latin-1")
         streamed = wire.streams(received.path, fields)
@@ -350,10 +367,12 @@ class ProviderServer:
         self._settle(received, "fault", status)
         if connection.is_lost:
             return
-        headers = b"x-request-id: req-%d\r\n" % received.number
+        headers = wire.headers(received.number) + self._limit_headers(wire)
         message = fault.message or f"scripted {fault.status}"
-        body = fault.body if fault.kind == "raw" else wire.error(fault.status, fault.code, message)
-        connection.faulty(fault, body, headers + self._limit_headers(wire))
+        body = fault.body
+        if fault.kind != "raw":
+            body = wire.error(fault.status, fault.code, message, duration_s(fault.headers.get("retry-after")))
+        connection.faulty(fault, body, headers)
 
     def _answer(self, wire: WireForm, fields: Mapping[str, Any], received: Received) -> Answer:
         replies = self._replies
