@@ -7,25 +7,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from orchestrai.attachments import Attachment
 from orchestrai.errors import PlatformError, PlatformErrorKind
 from orchestrai.messages import Message
-from orchestrai.platforms import wire
-from orchestrai.platforms.http import Response
-from orchestrai.platforms.protocol import Reply, Request
+from orchestrai.platforms import wire, wire_form
+from orchestrai.platforms.http import Event, Response
+from orchestrai.platforms.protocol import RateLimits, Request
 from orchestrai.result import NO_USAGE, Usage
 
-_FINISH: Final = {
-    "stop": "stop",
-    "eos": "stop",  # Together
-    "length": "length",
-    "model_length": "length",  # Mistral
-    "content_filter": "filter",
-    "tool_calls": "tool",
-    "function_call": "tool",
-}
+if TYPE_CHECKING:
+    from yarl import URL
+
 _NOT_STRICT: Final = frozenset(
     {"allOf", "oneOf", "not", "if", "then", "else", "patternProperties", "dependentRequired", "dependentSchemas"}
 )
@@ -37,6 +31,39 @@ _KEY: Final = re.compile(r"invalid_api_key|API_KEY_INVALID|API key not valid|aut
 _TRY_AGAIN: Final = re.compile(r"try again in ((?:\d+(?:\.\d+)?(?:ms|s|m|h))+)")
 
 
+class ChatCompletions:
+    """The wire form.
+
+    Args:
+        base: Address up to and with `/v1`.
+        limit_field: How the server calls the output limit: max_completion_tokens at OpenAI, max_tokens elsewhere.
+    """
+
+    def __init__(self, base: URL, limit_field: str) -> None:
+        self._url = base.joinpath("chat", "completions")
+        self._limit_field = limit_field
+
+    def url(self, model: str, *, stream: bool) -> URL:  # noqa: ARG002  # one address for every model and form
+        """Return the one address."""
+        return self._url
+
+    def constraint(self, schema: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the constraint to a JSON Schema; `strict` only where the schema is within the strict subset."""
+        return {"type": "json_schema", "json_schema": named_schema(schema)}
+
+    def body(self, request: Request, *, stream: bool, constraint: Any) -> dict[str, Any]:
+        """Return the body of a request."""
+        return body(request, stream=stream, limit_field=self._limit_field, response_format=constraint)
+
+    def answer(self, response: Response, secrets: wire.Secrets) -> Answer:
+        """Return what takes a reply."""
+        return Answer(response, secrets)
+
+    def refusal(self, response: Response, document: Any, model: str, secrets: wire.Secrets) -> PlatformError:
+        """Return the typed error of a reply with another status than 200."""
+        return refusal(response, document, model, secrets)
+
+
 def body(request: Request, *, stream: bool, limit_field: str, response_format: Any) -> dict[str, Any]:
     """Return the body of a request.
 
@@ -44,7 +71,7 @@ def body(request: Request, *, stream: bool, limit_field: str, response_format: A
         request: What to ask.
         stream: Ask for the answer piece by piece, with the usage at its end.
         limit_field: How the server calls the output limit.
-        response_format: The constraint made by `response_format`, or None.
+        response_format: The constraint to a schema, or None.
     """
     messages = [{"role": m.role, "content": _content(m)} for m in request.messages]
     if request.system is not None:
@@ -77,22 +104,13 @@ def _part(part: str | Attachment) -> dict[str, Any]:
         return {"type": "text", "text": part}
     if part.is_image:
         return {"type": "image_url", "image_url": {"url": part.data_url()}}
-    return {"type": "text", "text": fenced(part.name, part.text())}
+    return {"type": "text", "text": wire_form.fenced(part.name, part.text())}
 
 
-def fenced(name: str, text: str) -> str:
-    """Return a text file as a named block, behind a fence that its content cannot close."""
-    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    end = "" if text.endswith("\n") else "\n"
-    return f"File: {' '.join(name.split())}\n{fence}\n{text}{end}{fence}"
-
-
-def response_format(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the constraint to a JSON Schema; `strict` only where the schema is within the strict subset."""
+def named_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a schema with the name and the flag that OpenAI's protocols want beside it."""
     name = re.sub(r"[^a-zA-Z0-9_-]+", "_", str(schema.get("title") or "answer"))[:64]
-    constraint = {"name": name, "strict": is_strict(schema), "schema": dict(schema)}
-    return {"type": "json_schema", "json_schema": constraint}
+    return {"name": name, "strict": is_strict(schema), "schema": dict(schema)}
 
 
 def is_strict(schema: Any) -> bool:
@@ -132,42 +150,18 @@ def usage(value: Any) -> Usage:
     inputs, outputs = given.get("prompt_tokens_details"), given.get("completion_tokens_details")
     cached = cache_write = reasoning = None
     if type(inputs) is dict:
-        cached = _part_of(read, inputs.get("cached_tokens"))
-        cache_write = _part_of(read, inputs.get("cache_write_tokens"))
+        cached = wire.part_of(read, inputs.get("cached_tokens"))
+        cache_write = wire.part_of(read, inputs.get("cache_write_tokens"))
     elif "prompt_cache_hit_tokens" in given:
-        cached = _part_of(read, given["prompt_cache_hit_tokens"])
+        cached = wire.part_of(read, given["prompt_cache_hit_tokens"])
     if type(outputs) is dict:
         thought = wire.tokens(outputs.get("reasoning_tokens"))
         if thought and read is not None and written is not None and total == read + written + thought:
             written += thought
-        reasoning = _part_of(written, thought)
+        reasoning = wire.part_of(written, thought)
     if read is None and written is None:
         return NO_USAGE
     return Usage(read, cached, cache_write, written, reasoning, "provider")
-
-
-def _part_of(whole: int | None, value: Any) -> int | None:
-    """Return a part of a total; one that is larger than its total is no part of it."""
-    part = wire.tokens(value)
-    return None if part is None or (whole is not None and part > whole) else part
-
-
-def reply(response: Response, document: Any, secrets: wire.Secrets) -> Reply:
-    """Return the answer in a whole reply with status 200.
-
-    Raises:
-        PlatformError: It holds an error, a refusal or no text; `reply` carries the usage that was readable.
-    """
-    given = wire.mapping(document)
-    if given.get("error"):
-        raise refusal(response, given, "", secrets)
-    choices = given.get("choices")
-    choice = wire.mapping(choices[0]) if isinstance(choices, list) and choices else {}
-    answer = Answer(response)
-    answer.note(given)
-    answer.finish = choice.get("finish_reason")
-    answer.say(wire.mapping(choice.get("message")))
-    return answer.whole(secrets)
 
 
 def _text(content: Any) -> str | None:
@@ -179,23 +173,63 @@ def _text(content: Any) -> str | None:
     return content if isinstance(content, str) else None
 
 
-class Answer:
-    """What has arrived of one answer: filled at once by a whole reply, piece by piece by a stream."""
+class Answer(wire_form.Answer):
+    """One answer on its way."""
 
-    __slots__ = ("finish", "id", "model", "pieces", "refusal", "response", "tier", "ttft_ms", "usage")
+    __slots__ = ()
+    FINISH: ClassVar[Mapping[str, str]] = {
+        "stop": "stop",
+        "eos": "stop",  # Together
+        "length": "length",
+        "model_length": "length",  # Mistral
+        "content_filter": "filter",
+        "tool_calls": "tool",
+        "function_call": "tool",
+    }
 
-    def __init__(self, response: Response) -> None:
-        self.response = response
-        self.pieces: list[str] = []
-        self.refusal = ""
-        self.finish: Any = None
-        self.usage: Any = None
-        self.model: Any = None
-        self.tier: Any = None
-        self.id: Any = None
-        self.ttft_ms: float | None = None
+    def read(self, document: Any) -> None:
+        """Take a chat.completion.
 
-    def say(self, message: Mapping[str, Any]) -> str:
+        Raises:
+            PlatformError: It holds an error.
+        """
+        choice = self._note(wire.mapping(document))
+        self.finish = choice.get("finish_reason")
+        self._say(wire.mapping(choice.get("message")))
+
+    def event(self, event: Event) -> str:
+        """Take a chat.completion.chunk, or the end.
+
+        Raises:
+            PlatformError: It is an error, or no JSON object.
+        """
+        if event.data == b"[DONE]":
+            self.ended = True
+            return ""
+        choice = self._note(self.json(event.data))
+        self.finish = choice.get("finish_reason") or self.finish
+        return self._say(wire.mapping(choice.get("delta")))
+
+    def tokens(self) -> Usage:
+        """Return the tokens as inclusive totals."""
+        return usage(self.usage)
+
+    def rate_limits(self) -> RateLimits | None:
+        """Return what the `x-ratelimit-` headers say."""
+        return wire.rate_limits(self.response.headers)
+
+    def _note(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Keep what an object of the provider says beside the text, later words win; return its first choice."""
+        if given.get("error"):
+            raise refusal(self.response, given, "", self.secrets)
+        self.usage = given.get("usage") or self.usage
+        self.model = given.get("model") or self.model
+        self.tier = given.get("service_tier") or self.tier
+        self.id = given.get("id") or self.id
+        choices = given.get("choices")
+        return wire.mapping(choices[0]) if isinstance(choices, list) and choices else {}
+
+    def _say(self, message: Mapping[str, Any]) -> str:
         """Add the text of a message, or of a piece of one, and return it."""
         text = _text(message.get("content"))
         if text is not None:
@@ -205,97 +239,12 @@ class Answer:
             self.refusal += refused
         return text or ""
 
-    def note(self, given: Mapping[str, Any]) -> None:
-        """Keep what an object of the provider says beside the text; later words win."""
-        self.usage = given.get("usage") or self.usage
-        self.model = given.get("model") or self.model
-        self.tier = given.get("service_tier") or self.tier
-        self.id = given.get("id") or self.id
-
-    def reply(self) -> Reply:
-        """Return it in the form of the protocol."""
-        headers = self.response.headers
-        return Reply(
-            "".join(self.pieces),
-            wire.word(self.model),
-            usage(self.usage),
-            self.finish_reason,
-            wire.word(self.tier),
-            wire.word(self.id),
-            wire.word(headers.get("x-request-id")),
-            wire.rate_limits(headers),
-            self.ttft_ms,
-            wire.kept_usage(self.usage),
-            self.response.status,
-        )
-
-    @property
-    def finish_reason(self) -> str | None:
-        """stop, length, filter or tool; None when the provider says something else."""
-        return _FINISH.get(self.finish) if isinstance(self.finish, str) else None
-
-    def whole(self, secrets: wire.Secrets) -> Reply:
-        """Return the finished answer; an empty text is an answer (reasoning may have used up the whole limit).
-
-        Raises:
-            PlatformError: There is no text, because the model refused, was filtered or called a tool; or an empty one
-                and nothing says that the model stopped.
-        """
-        if not any(self.pieces):
-            if self.refusal:
-                raise self.unusable(f"the model refused: {self.refusal}", secrets)
-            if self.finish_reason == "filter":
-                raise self.unusable("the content filter removed the answer.", secrets)
-            if self.finish_reason == "tool":
-                raise self.unusable("the model called a tool instead of answering.", secrets)
-            if not self.pieces or self.finish_reason is None:
-                raise self.unusable("the reply holds no text.", secrets)
-        return self.reply()
-
-    def unusable(self, message: str, secrets: wire.Secrets) -> PlatformError:
-        """Return the error of an answer that came, was paid for and cannot be used."""
-        error = wire.refused(self.response, "reply", message, secrets)
-        error.reply = self.reply()
-        return error
-
-
-def piece(data: bytes, answer: Answer, secrets: wire.Secrets) -> str:
-    """Return the text of one event of a stream (often empty) and note the rest in `answer`.
-
-    Raises:
-        PlatformError: The event is an error, or no JSON object.
-    """
-    try:
-        given = wire.document(data)
-    except ValueError:
-        given = None
-    if not isinstance(given, dict):
-        raise answer.unusable("an event of the stream is no JSON object, or was cut.", secrets)
-    if given.get("error"):
-        raise refusal(answer.response, given, "", secrets)
-    answer.note(given)
-    choices = given.get("choices")
-    choice = wire.mapping(choices[0]) if isinstance(choices, list) and choices else {}
-    answer.finish = choice.get("finish_reason") or answer.finish
-    return answer.say(wire.mapping(choice.get("delta")))
-
-
-def refusal_of(response: Response, model: str, secrets: wire.Secrets) -> PlatformError:
-    """Return the typed error of a reply whose status is not 200."""
-    try:
-        document = wire.document(response.body, response.headers.get("content-type", ""))
-    except ValueError:
-        document = None
-    return refusal(response, document, model, secrets)
-
 
 def refusal(response: Response, document: Any, model: str, secrets: wire.Secrets) -> PlatformError:
-    """Return the typed error of a reply that is an error object, a redirect, or no JSON at all.
+    """Return the typed error of a reply that is an error object, or no JSON at all.
 
     An error object inside a reply with status 200 (OpenRouter, and streams) tells its status as its code.
     """
-    if 300 <= response.status < 400:
-        return wire.redirected(response)
     if isinstance(document, list) and document:  # Gemini's compatible endpoint wraps its error in a list
         document = document[0]
     given = wire.mapping(document)

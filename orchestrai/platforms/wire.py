@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, Final
 
 import orjson
@@ -37,7 +38,7 @@ _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|µs|us|ns|d|h|m|s)")
 _SECONDS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
-def document(body: bytes, content_type: str = "") -> Any:
+def document(body: bytes, headers: Mapping[str, str] = MappingProxyType({})) -> Any:
     """Return the JSON value in the body, with lone surrogates as U+FFFD and numbers that are none as None.
 
     What orjson refuses is read once more, slowly: half an emoji in an escape, NaN from servers written in Python,
@@ -50,7 +51,8 @@ def document(body: bytes, content_type: str = "") -> Any:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
         pass
-    text = _ESCAPES.sub(_whole_escape, body.decode(_charset(content_type)).removeprefix("\ufeff"))
+    charset = _charset(headers.get("content-type", ""))
+    text = _ESCAPES.sub(_whole_escape, body.decode(charset).removeprefix("\ufeff"))
     try:
         return json.loads(text, parse_constant=_no_number, parse_float=_finite)
     except RecursionError:
@@ -82,6 +84,12 @@ def _finite(text: str) -> float | None:
 def tokens(value: Any) -> int | None:
     """Return a number of tokens; None for what is none: missing, negative, absurd, a bool, a float or a text."""
     return value if type(value) is int and 0 <= value <= _MOST_TOKENS else None
+
+
+def part_of(whole: int | None, value: Any) -> int | None:
+    """Return the tokens of a part of a total; one that is larger than its total is no part of it."""
+    part = tokens(value)
+    return None if part is None or (whole is not None and part > whole) else part
 
 
 def word(value: Any) -> str | None:
@@ -181,6 +189,11 @@ def _count(text: str | None) -> int | None:
     return int(text) if text and len(text) <= 15 and text.isascii() and text.isdigit() else None
 
 
+def request_id(headers: Mapping[str, str]) -> str | None:
+    """Return the provider's id of a request: `x-request-id`, or `request-id` as Anthropic calls it."""
+    return word(headers.get("x-request-id") or headers.get("request-id"))
+
+
 def kind_of_status(status: int) -> PlatformErrorKind:
     """Return the kind of error that an HTTP status alone tells; providers refine it by their own codes."""
     if status in _KINDS:
@@ -208,7 +221,7 @@ def redirected(response: Response) -> PlatformError:
         f"HTTP {response.status}: the address redirects to another address ({target[:100] or 'not named'}), which is "
         "not followed because the key would go there. If that is the right place, set base_url to it.",
         http_status=response.status,
-        request_id=word(response.headers.get("x-request-id")),
+        request_id=request_id(response.headers),
     )
 
 
@@ -227,7 +240,7 @@ def refused(response: Response, kind: PlatformErrorKind, message: str, secrets: 
         retry_after_s=retry_after_s(response.headers),
         http_status=response.status,
         may_be_billed=response.status < 300 or response.status in _MAY_BE_BILLED,
-        request_id=word(response.headers.get("x-request-id")),
+        request_id=request_id(response.headers),
     )
 
 

@@ -124,7 +124,7 @@ class TestRequests:
 
     def test_the_limit_has_its_new_name_at_openai_alone(self):
         asked = request(max_tokens=7)
-        here = json.loads(OpenAI(api_key=KEY)._encoded(asked, stream=False))
+        here = json.loads(OpenAI(api_key=KEY)._body(asked, stream=False))
         assert here["max_completion_tokens"] == 7
         assert "max_tokens" not in here
 

@@ -1,0 +1,399 @@
+"""What every API platform does in the same way: its account, its sealed key, one request per call, its reply read.
+
+A provider is a subclass with a `Home` (its own address and what belongs to it), the headers that carry its key, and a
+`WireForm` (`wire_form.py`): the one object that knows its protocol. The subclass sets `_form` in `_speak`, which the
+constructor calls last; everything else here is shared, so that no platform has a way of its own to keep a key, to
+bound a reply or to cut a stream.
+"""
+
+from __future__ import annotations
+
+import abc
+import asyncio
+import hashlib
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Final, get_args
+
+import orjson
+
+from orchestrai.errors import InvalidInput, InvalidSettings, PlatformError, nearest
+from orchestrai.platforms import wire
+from orchestrai.platforms.http import Headers, HttpClient, Response
+from orchestrai.platforms.protocol import Capabilities, DataUse, Reply, Request, Transport
+from orchestrai.platforms.wire_form import WireForm
+from orchestrai.pricing import check_own_price
+from orchestrai.result import Tier
+
+if TYPE_CHECKING:
+    from yarl import URL
+
+LIMITS: Final = ("rpm", "tpm", "rpd")  # requests a minute, tokens a minute, requests a day
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """A provider's own address, and what is read from the environment for it.
+
+    Args:
+        base_url: The address.
+        model: Model used when neither the constructor nor the environment names one.
+        provider: The provider in the words of genai-prices.
+        keys: Environment variables that hold a key, the first that is set wins.
+        hosts: Ends of host names, and the provider behind each in the words of genai-prices.
+        address: Environment variable that holds another address; None without one.
+        default_model: Environment variable that names a model; None without one.
+    """
+
+    base_url: str
+    model: str
+    provider: str
+    keys: tuple[str, ...]
+    hosts: Mapping[str, str]
+    address: str | None = None
+    default_model: str | None = None
+
+
+class ApiPlatform(abc.ABC):
+    """One account at a provider with an HTTP API.
+
+    Keys and models of the environment are used only where the address is the provider's own or comes from the
+    environment too: an address given to the constructor never receives a key that was meant for another one.
+
+    Args:
+        name: What it is asked for by; default the provider's name.
+        base_url: The address; default from the environment, else the provider's own.
+        api_key: The key, or a function that returns it (asked at each request); default from the environment.
+        model: Model used when a task names none.
+        tier: paid, free, subscription or local.
+        limits: `{"rpm": 60, "tpm": 90_000, "rpd": None}`: requests and tokens a minute, requests a day.
+        price: USD per million tokens by class; the fields of the settings' `prices` table.
+        concurrency: Requests it is given at once.
+        context_tokens: Size of its context window [tokens].
+        images: It accepts images.
+        schema: It can constrain the answer to a JSON Schema.
+        data_use: What its plan lets the provider do with the data: none, may_train, unknown.
+        provider: Whose prices and tokenizers apply; default by the host, else the host itself (unpriced).
+        headers: Further headers of every request.
+
+    Raises:
+        InvalidSettings: An argument is unknown or has an impossible value.
+    """
+
+    transport: Final[Transport] = "api"
+    demo: Final = False
+
+    _home: ClassVar[Home]
+    _form: WireForm
+
+    def __init__(
+        self,
+        name: str | None = None,
+        *,
+        base_url: str | None = None,
+        api_key: str | Callable[[], str] | None = None,
+        model: str | None = None,
+        tier: Tier = "paid",
+        limits: Mapping[str, float | None] | None = None,
+        price: Mapping[str, Any] | None = None,
+        concurrency: int = 64,
+        context_tokens: int | None = None,
+        images: bool = True,
+        schema: bool = True,
+        data_use: DataUse = "unknown",
+        provider: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        # From here on the key stands in no local: a traceback can show those of a constructor that raises.
+        given_key = None if api_key is None else sealed(api_key)
+        del api_key
+        home = self._home
+        name = name or home.provider
+        base = _base(name, base_url or _variable(home.address) or home.base_url, home.base_url)
+        host = base.host or ""
+        self._is_own = home.base_url.partition("://")[2].partition("/")[0] == host
+        from_environment = base_url is None or self._is_own
+        variable = next((key for key in home.keys if os.environ.get(key)), None)
+        self._key = given_key or sealed(os.environ[variable] if variable and from_environment else None)
+        self.name = name
+        self.model = model or (from_environment and _variable(home.default_model)) or home.model
+        # A server that nobody knows is unpriced: its models only look like the provider's.
+        self.provider = provider or _provider(host, home.hosts) or (host if name == home.provider else name)
+        self.address = f"{host}:{base.port}"
+        self.tier: Tier = one_of(name, "tier", tier, get_args(Tier))
+        self.limits = _limits(name, limits or {})
+        self.price = _price(name, price or {})
+        self.concurrency = _at_least_1(name, "concurrency", concurrency)
+        self.data_use: DataUse = one_of(name, "data_use", data_use, get_args(DataUse))
+        self._context_tokens = context_tokens and _at_least_1(name, "context_tokens", context_tokens)
+        self._images = images
+        self._schema = schema
+        self._more_headers = Headers(_headers(name, headers or {}))
+        self._headers: tuple[int | None, Headers] = (None, self._more_headers)
+        self._constraint: tuple[Mapping[str, Any], orjson.Fragment] | None = None
+        self._account: tuple[int | None, str] = (None, "")
+        self._http = HttpClient()
+        self._speak(base)
+
+    def __repr__(self) -> str:
+        known = vars(self)  # a traceback may show it half made
+        words = (
+            f"{field}={known.get(at)!r}" for field, at in (("name", "name"), ("model", "model"), ("host", "address"))
+        )
+        return f"{type(self).__name__}({', '.join(words)})"
+
+    # What a provider adds.
+
+    @abc.abstractmethod
+    def _speak(self, base: URL) -> None:
+        """Set `_form`, the protocol at this address."""
+
+    @abc.abstractmethod
+    def serves(self, model: str) -> bool:
+        """Return True when it can be asked for this model."""
+
+    @abc.abstractmethod
+    def capabilities(self, model: str) -> Capabilities:
+        """Return what it can do with this model."""
+
+    def _key_headers(self, key: str) -> dict[str, str]:
+        """Return the headers that carry the key, and those of the protocol; only the latter without a key."""
+        return {"Authorization": f"Bearer {key}"} if key else {}
+
+    # What all of them do.
+
+    @property
+    def account(self) -> str | None:
+        """The first 8 hex digits of the key's SHA-256; None without a key."""
+        key = self._key()
+        if not key:
+            return None
+        known, account = self._account
+        now = hash(key)
+        if known != now:
+            account = hashlib.sha256(key.encode()).hexdigest()[:8]
+            self._account = (now, account)
+        return account
+
+    async def send(self, request: Request) -> Reply:
+        """Make one request and return its reply.
+
+        Raises:
+            PlatformError: With its kind; nothing else but CancelledError leaves this method.
+        """
+        body = self._body(request, stream=False) if _is_text(request) else await self._body_with_files(request)
+        url = self._form.url(request.model, stream=False)
+        return self._reply(await self._http.post(url, self._sealed_headers(), body), request.model)
+
+    async def stream(self, request: Request) -> AsyncIterator[str | Reply]:
+        """Make one request and yield the pieces of the answer, then the complete Reply.
+
+        Raises:
+            PlatformError: As `send`; `reply` carries what had arrived.
+        """
+        in_words = _is_text(request)
+        body = self._body(request, stream=True) if in_words else await self._body_with_files(request, stream=True)
+        started = time.perf_counter()
+        url = self._form.url(request.model, stream=True)
+        async with self._http.stream(url, self._sealed_headers(), body) as opened:
+            content_type = opened.headers.get("content-type", "").lower()
+            if opened.status != 200 or not content_type.startswith("text/event-stream"):
+                # An error, or a server that cannot stream and answers whole.
+                reply = self._reply(Response(opened.status, opened.headers, await opened.read()), request.model)
+                if reply.text:
+                    yield reply.text
+                yield reply
+                return
+            answer = self._form.answer(Response(opened.status, opened.headers, b""), self._secrets)
+            try:
+                ended = False
+                while not ended and (events := await opened.next_events()) is not None:
+                    for event in events:
+                        piece = answer.event(event)
+                        if piece:
+                            if answer.ttft_ms is None:
+                                answer.ttft_ms = (time.perf_counter() - started) * 1000
+                            yield piece
+                        ended = answer.ended
+                        if ended:
+                            break
+                if not ended and answer.finish is None:
+                    raise answer.unusable("the stream ended before the answer did.")
+                reply = answer.whole()
+            except PlatformError as error:
+                error.reply = answer.reply()
+                raise
+            yield reply
+
+    async def close(self) -> None:
+        """Close the connections; a second call does nothing."""
+        await self._http.close()
+
+    async def _body_with_files(self, request: Request, *, stream: bool = False) -> bytes:
+        """Return the body; files are read and images encoded, which is not done on the loop."""
+        return await asyncio.to_thread(self._body, request, stream=stream)
+
+    def _body(self, request: Request, *, stream: bool) -> bytes:
+        constraint = None
+        try:
+            if request.json_schema is not None and self._schema:
+                constraint = self._constrained(request.json_schema)
+            fields = self._form.body(request, stream=stream, constraint=constraint)
+            return orjson.dumps(fields, option=orjson.OPT_NON_STR_KEYS)
+        except (InvalidInput, TypeError, ValueError, AttributeError) as error:
+            # A file that changed, half an emoji, a value in `extra` or a schema that is no JSON.
+            raise PlatformError("request", f"The request cannot be written: {error}") from None
+
+    def _constrained(self, schema: Mapping[str, Any]) -> orjson.Fragment:
+        """Return the constraint in JSON; a batch has one schema, so the last one is kept."""
+        if self._constraint is None or self._constraint[0] is not schema:
+            self._constraint = (schema, orjson.Fragment(orjson.dumps(self._form.constraint(schema))))
+        return self._constraint[1]
+
+    def _sealed_headers(self) -> Headers:
+        """Return the headers with the key, made anew when a key function returns another one.
+
+        Raises:
+            PlatformError: There is no key where one is needed, or it cannot stand in a header.
+        """
+        known, headers = self._headers
+        now = hash(self._key())  # the key itself stands in no local of a frame that raises
+        if known == now:
+            return headers
+        problem = self._key_problem(self._key())
+        if problem is not None:
+            raise PlatformError("key", problem)
+        self._headers = (now, self._more_headers.with_values(self._key_headers(self._key())))
+        return self._headers[1]
+
+    def _key_problem(self, key: str) -> str | None:
+        if self._is_own and not key:
+            return f"No API key: set {self._home.keys[0]} or api_key=."
+        if not key.isascii() or not key.isprintable():
+            return "The API key holds a character that no key has (a line break?)."
+        return None
+
+    def _secrets(self) -> list[str]:
+        return [self._key(), *self._more_headers.values()]
+
+    def _reply(self, response: Response, model: str) -> Reply:
+        """Return the answer in a whole reply.
+
+        Raises:
+            PlatformError: Another status than 200, a body that is no JSON, or no answer in it.
+        """
+        if response.status != 200:
+            raise self._refused(response, model)
+        try:
+            document = wire.document(response.body, response.headers)
+        except ValueError:
+            document = None
+            failure = wire.refused(response, "reply", "the reply is no JSON, or was cut.", self._secrets)
+        else:
+            answer = self._form.answer(response, self._secrets)
+            answer.read(document)
+            return answer.whole()
+        raise failure
+
+    def _refused(self, response: Response, model: str) -> PlatformError:
+        """Return the typed error of a reply whose status is not 200."""
+        if 300 <= response.status < 400:
+            return wire.redirected(response)
+        try:
+            document = wire.document(response.body, response.headers)
+        except ValueError:
+            document = None
+        return self._form.refusal(response, document, model, self._secrets)
+
+
+def sealed(key: str | Callable[[], str] | None) -> Callable[[], str]:
+    """Return the key as a function: a closure shows nothing in repr, vars, copies and tracebacks."""
+    if not callable(key):
+        value = (key or "").strip()
+        return lambda: value
+
+    def asked() -> str:
+        try:
+            return key().strip()
+        except Exception as error:  # noqa: BLE001  # a person's function may raise anything; its text may hold the key
+            failure = PlatformError("key", f"The function given as api_key failed ({type(error).__name__}).")
+        raise failure
+
+    return asked
+
+
+def _is_text(request: Request) -> bool:
+    """Return True when nothing goes with the request that has to be read from a file."""
+    for message in request.messages:  # noqa: SIM110  # every call goes through it, and `all` costs twice as much
+        if type(message.content) is not str:
+            return False
+    return True
+
+
+def _variable(name: str | None) -> str | None:
+    return os.environ.get(name) if name is not None else None
+
+
+def _base(name: str, address: str, example: str) -> URL:
+    """Return the checked address, without a slash at its end."""
+    from yarl import URL
+
+    try:
+        base = URL(address.rstrip("/"))
+    except ValueError:
+        base = URL()
+    if base.scheme not in ("http", "https") or not base.host:
+        raise InvalidSettings(f"{name}: base_url is an address such as {example}, not {address!r}.")
+    if base.user or base.password or base.query:
+        raise InvalidSettings(f"{name}: base_url holds a password or a query. The key goes into api_key=.")
+    return base
+
+
+def _provider(host: str, hosts: Mapping[str, str]) -> str | None:
+    return next((provider for end, provider in hosts.items() if host == end or host.endswith("." + end)), None)
+
+
+def _limits(name: str, given: Mapping[str, float | None]) -> Mapping[str, float]:
+    limits = {}
+    for key, value in given.items():
+        if key not in LIMITS:
+            raise InvalidSettings(f"{name}: limits has no {key!r} (known: {', '.join(LIMITS)}).{nearest(key, LIMITS)}")
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            raise InvalidSettings(f"{name}: limits[{key!r}] is a number above 0 or None, not {value!r}.")
+        limits[key] = value
+    return MappingProxyType(limits)
+
+
+def _price(name: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    if given:
+        check_own_price(given, f"{name}: price")
+    return MappingProxyType(dict(given))
+
+
+def _headers(name: str, given: Mapping[str, str]) -> Mapping[str, str]:
+    for key, value in given.items():
+        if not all(isinstance(text, str) and text.isascii() and text.isprintable() for text in (key, value)):
+            raise InvalidSettings(f"{name}: headers[{key!r}] must be one line of ASCII text.")
+    return given
+
+
+def one_of(name: str, field: str, value: Any, known: tuple[str, ...]) -> Any:
+    """Return the value when it is known.
+
+    Raises:
+        InvalidSettings: It is not; the message names the nearest.
+    """
+    if value not in known:
+        raise InvalidSettings(f"{name}: {field} is one of {', '.join(known)}, not {value!r}.{nearest(value, known)}")
+    return value
+
+
+def _at_least_1(name: str, field: str, value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InvalidSettings(f"{name}: {field} is a whole number of at least 1, not {value!r}.")
+    return value
