@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Final
 
 from orchestrai.errors import InvalidInput, NoPlatform, nearest
+from orchestrai.platforms.catalogue import Catalogue, shipped
 from orchestrai.platforms.protocol import Platform
 from orchestrai.pricing import Price, PriceList
 from orchestrai.result import Tier
@@ -27,6 +28,7 @@ class Offer:
         price: List price of the model; None when unpriced.
         reason: Why it stands where it stands: "hint", "only", "cheapest".
         rank: 1 for the first choice.
+        context_tokens: Context window of the model there [tokens]; None when unknown.
     """
 
     platform: Platform
@@ -34,6 +36,7 @@ class Offer:
     price: Price | None
     reason: str
     rank: int = 1
+    context_tokens: int | None = None
 
     @property
     def tier(self) -> Tier:
@@ -49,6 +52,11 @@ class Route:
     excluded: dict[str, str] = field(default_factory=dict)  # platform -> reason
     only_model: str | None = None  # with `mix=False`: the one model whose answers count
 
+    @property
+    def smallest_context(self) -> int | None:
+        """The smallest context window that is known among the offers [tokens]."""
+        return min((o.context_tokens for o in self.offers if o.context_tokens is not None), default=None)
+
     def why_none(self) -> str:
         """Say why no platform can take the task."""
         return "; ".join(f"{name}: {reason}" for name, reason in self.excluded.items()) or "no platform is configured"
@@ -62,6 +70,8 @@ class Router:
         prices: List prices.
         waiting: Name → reason of the platforms that answer only when they are named.
         missing: Name → reason of known platforms that were not found; only to explain a hint that names one.
+        barred: Name → reason of the platforms that may not be asked, named or not.
+        catalogue: What is known of models; the shipped one by default.
 
     Raises:
         InvalidInput: Two platforms have one name.
@@ -73,9 +83,13 @@ class Router:
         prices: PriceList,
         waiting: Mapping[str, str] | None = None,
         missing: Mapping[str, str] | None = None,
+        barred: Mapping[str, str] | None = None,
+        catalogue: Catalogue | None = None,
     ) -> None:
         self._waiting = waiting or {}
         self._missing = missing or {}
+        self._barred = barred or {}
+        self._catalogue = catalogue
         self._platforms = {platform.name: platform for platform in platforms}
         if len(self._platforms) < len(platforms):
             names = [platform.name for platform in platforms]
@@ -93,7 +107,7 @@ class Router:
 
         Raises:
             InvalidInput: A hint names a platform that is not configured.
-            NoPlatform: A hint names a known platform that was not found; the message says what to do.
+            NoPlatform: A hint names a known platform that was not found or may not be asked; the message says what to do.
         """
         images = _has_images(task) if task.files or type(task.prompt) is not str else False
         asks = (task.platform, bool(task.strict), task.model, images, streaming)
@@ -107,10 +121,12 @@ class Router:
         for name in hints:
             if name in self._missing:
                 raise NoPlatform(f"platform {name!r} is not there: {self._missing[name]}")
+            if name in self._barred:
+                raise NoPlatform(f"platform {name!r} may not be asked: {self._barred[name]}")
             if name not in self._platforms:
-                known = ", ".join(self._platforms)
+                near = nearest(name, [*self._platforms, *self._missing])
                 raise InvalidInput(
-                    f"platform {name!r} is not configured.{nearest(name, self._platforms)} Configured: {known}."
+                    f"platform {name!r} is not configured.{near} Configured: {', '.join(self._platforms) or 'none'}."
                 )
         offers: list[Offer] = []
         excluded: dict[str, str] = {}
@@ -122,12 +138,12 @@ class Router:
                 continue
             assert model is not None
             price = price_of(self._prices, platform, model)
-            offers.append(Offer(platform, model, price, ""))
+            offers.append(Offer(platform, model, price, "", context_tokens=self._context(platform, model)))
         position = {name: i for i, name in enumerate(hints)}
         offers.sort(key=lambda offer: _preference(offer, position))
         ranked = [
-            Offer(o.platform, o.model, o.price, _reason(o, position, len(offers)), rank)
-            for rank, o in enumerate(offers, start=1)
+            replace(offer, reason=_reason(offer, position, len(offers)), rank=rank)
+            for rank, offer in enumerate(offers, start=1)
         ]
         return Route(tuple(ranked), excluded)
 
@@ -145,12 +161,20 @@ class Router:
         prefix, _, rest = (model or "").partition("/")
         return prefix if rest and prefix in self._platforms else None
 
+    def _context(self, platform: Platform, model: str) -> int | None:
+        """Return the context window [tokens]: the platform's own word, else the catalogue's."""
+        told = platform.capabilities(model).context_tokens
+        facts = None if told is not None else (self._catalogue or shipped()).model_facts(model)
+        return facts.context_tokens if facts is not None else told
+
     def _obstacle(
         self, platform: Platform, model: str | None, task: Task, *, images: bool, streaming: bool
     ) -> str | None:
         """Return why this platform cannot take the task, or None when it can."""
         if task.strict and task.platforms and platform.name not in task.platforms:
             return "strict: another platform is named"
+        if platform.name in self._barred:
+            return self._barred[platform.name]
         if platform.name in self._waiting and platform.name not in (*task.platforms, self._prefix(task.model)):
             return self._waiting[platform.name]
         if model is None:

@@ -197,3 +197,20 @@ def test_every_platform_is_offered_or_excluded_with_a_reason(given, hints, stric
         assert set(offered) <= set(hints)
     for first, second in itertools.pairwise(found.offers):
         assert first.rank < second.rank
+
+
+def test_what_may_not_be_asked_is_not_even_when_it_is_named():
+    open_, barred = platform("open", "paid", cost=1), platform("barred")
+    found = router(open_, barred, barred={"barred": "its plan may train on your data"})
+    route = found.route(Task("q"))
+    assert [offer.platform.name for offer in route.offers] == ["open"]
+    assert route.excluded == {"barred": "its plan may train on your data"}
+    assert order(found, model="barred/barred-1") == []
+    with pytest.raises(NoPlatform, match="'barred' may not be asked: its plan may train on your data"):
+        order(found, platform="barred")
+
+
+def test_an_unknown_hint_may_be_near_to_a_platform_that_was_not_found():
+    found = router(*PLATFORMS, missing={"claude_code": "claude is not on the PATH"})
+    with pytest.raises(InvalidInput, match=r"'claud_code' is not configured\. Did you mean 'claude_code'\?"):
+        order(found, platform="claud_code")
