@@ -83,9 +83,12 @@ class Settings:
         reuse: Take the answer of a finished identical task from the ledger.
         progress: How progress is shown: auto, widget, text, off.
         ask_above: Expected cash of a call above which it asks first [USD].
+        never_train: Ask no platform whose plan may train on the data; one of which it is not known may be asked.
         prices: Own prices: "provider/model" → row or list of dated rows, checked by `orchestrai.pricing.PriceList`.
         platforms: Configured platforms: name → fields of the constructor and its `kind`. `api_key = "env:NAME"`
             reads the variable NAME when the platform is made.
+        catalogue: Records over those of `orchestrai/platforms/catalogue.toml`: plans, defaults, endpoints, models,
+            checked by `orchestrai.platforms.catalogue`.
     """
 
     data_dir: Path | None = None
@@ -97,8 +100,10 @@ class Settings:
     reuse: bool = True
     progress: ProgressStyle = "auto"
     ask_above: Decimal = Decimal("1.00")
+    never_train: bool = False
     prices: Mapping[str, Any] = field(default_factory=dict)
     platforms: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    catalogue: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load(
@@ -108,7 +113,7 @@ def load(
 ) -> Settings:
     """Return the settings that hold in a folder: its file, then the environment, then `overrides`, which win.
 
-    Tables (`prices`, `platforms`) are joined by name; a name given again replaces the earlier one whole.
+    Tables (`prices`, `platforms`, `catalogue`) are joined by name; a name given again replaces the earlier one whole.
 
     Args:
         start: Folder to look in, then in those above it; the working directory by default.
@@ -207,7 +212,7 @@ def _from_variable(variable: str, text: str) -> dict[str, Any]:
     if name not in _CHECKS:
         known = [*(_PREFIX + key.upper() for key in _CHECKS), *OTHER_VARIABLES]
         raise InvalidSettings(f"{variable} is no setting.{nearest(variable, known)}")
-    if name in ("prices", "platforms"):
+    if name in ("prices", "platforms", "catalogue"):
         raise InvalidSettings(f"{variable}: {name} is a table. Write it into orchestrai.toml.")
     return {name: _from_text(name, text.strip())} if text.strip() else {}
 
@@ -331,7 +336,9 @@ _CHECKS: Final[Mapping[str, Callable[[Any, str], Any]]] = {
     "reuse": _switch,
     "progress": _style,
     "ask_above": _money,
+    "never_train": _switch,
     "prices": _table,
     "platforms": _tables,
+    "catalogue": _table,
 }
 _DEFAULTS: Final = Settings()

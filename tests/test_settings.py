@@ -40,7 +40,7 @@ def write(path: Path, text: str) -> Path:
 
 def test_without_anything_the_defaults_hold(folder):
     assert load(folder, env={}) == Settings()
-    assert Settings() == Settings(None, 4, 1, 300.0, None, True, True, "auto", Decimal(1), {}, {})
+    assert Settings() == Settings(None, 4, 1, 300.0, None, True, True, "auto", Decimal(1), False, {}, {}, {})
 
 
 def test_the_nearest_file_upwards_counts(folder, tmp_path):
@@ -128,6 +128,7 @@ def test_a_file_with_a_byte_order_mark_is_read(folder):
         ("ORCHESTRAI_REUSE", "on", True),
         ("ORCHESTRAI_PROGRESS", "widget", "widget"),
         ("ORCHESTRAI_ASK_ABOVE", "2.5", Decimal("2.5")),
+        ("ORCHESTRAI_NEVER_TRAIN", "yes", True),
     ],
 )
 def test_a_variable_sets_what_the_file_could(folder, variable, text, value):
@@ -151,7 +152,13 @@ def test_other_variables_are_left_alone(folder):
 
 @pytest.mark.parametrize(
     ("wrong", "right"),
-    [("attempt", "attempts"), ("platform", "platforms"), ("data-dir", "data_dir"), ("timeout", "timeout_s")],
+    [
+        ("never_trian", "never_train"),
+        ("attempt", "attempts"),
+        ("platform", "platforms"),
+        ("data-dir", "data_dir"),
+        ("timeout", "timeout_s"),
+    ],
 )
 def test_an_unknown_setting_names_the_file_the_key_and_the_nearest(folder, wrong, right):
     path = write(folder / "orchestrai.toml", f"{wrong} = 1")
@@ -169,7 +176,7 @@ def test_an_unknown_variable_names_the_nearest(folder):
         load(folder, env={"ORCHESTRAI_GUFF": ""})
 
 
-@pytest.mark.parametrize("name", ["prices", "platforms"])
+@pytest.mark.parametrize("name", ["prices", "platforms", "catalogue"])
 def test_a_table_cannot_stand_in_a_variable(folder, name):
     with pytest.raises(InvalidSettings, match=r"orchestrai\.toml"):
         load(folder, env={f"ORCHESTRAI_{name.upper()}": "{}"})
@@ -201,9 +208,12 @@ WRONG = [
     ("ask_above", "much"),
     ("ask_above", float("nan")),
     ("ask_above", True),
+    ("never_train", "yes"),
+    ("never_train", 1),
     ("prices", []),
     ("platforms", "openai"),
     ("platforms", {"vllm": "http://127.0.0.1"}),
+    ("catalogue", "plans"),
 ]
 
 
