@@ -67,7 +67,7 @@ class Headers:
         raise TypeError("Headers hold a key and are not copied out of this process.")
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(slots=True, repr=False)  # not frozen: one is made for every reply, and a frozen one costs four times as much
 class Response:
     """A whole reply; the names of `headers` are matched in any case."""
 
@@ -133,6 +133,7 @@ class HttpClient:
         self._connect_timeout_s = connect_timeout_s
         self._session: aiohttp.ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._payload: type[aiohttp.BytesPayload]  # so that aiohttp need not look up what a body of bytes is
         self._proxies: dict[str, str | None] = {}
         _clients.add(self)
 
@@ -173,9 +174,10 @@ class HttpClient:
     async def _open(self, url: URL, headers: Headers, body: bytes) -> aiohttp.ClientResponse:
         failure: PlatformError
         try:
-            return await self._session_here().post(
+            session = self._session_here()
+            return await session.post(
                 url,
-                data=body if len(body) < _LARGE_BODY else io.BytesIO(body),
+                data=self._payload(body) if len(body) < _LARGE_BODY else io.BytesIO(body),
                 headers=headers._values,  # noqa: SLF001  # the seal is opened here alone
                 allow_redirects=False,
                 proxy=self._proxy(url),
@@ -201,6 +203,7 @@ class HttpClient:
             import aiohttp
 
             self._loop = loop
+            self._payload = aiohttp.BytesPayload
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S, ttl_dns_cache=300),
                 cookie_jar=aiohttp.DummyCookieJar(),
@@ -285,6 +288,11 @@ def _reason(error: Exception) -> str:
 async def _body(response: aiohttp.ClientResponse, largest: int) -> bytes:
     """Return the whole body, decompressed and bounded; written out because every call goes through it."""
     content = response.content
+    if content.is_eof() and content.exception() is None:  # a short reply arrives with its head
+        data = content.read_nowait()
+        if len(data) > largest:
+            raise _too_large(response, largest)
+        return data
     chunks: list[bytes] = []
     size = 0
     while not content.at_eof():
@@ -305,7 +313,7 @@ async def _chunk(response: aiohttp.ClientResponse, size: int, largest: int) -> b
         chunk = await response.content.readany()
         if size + len(chunk) <= largest:
             return chunk
-        failure = _unusable(response, "reply", f"the reply is larger than {largest:,} bytes")
+        failure = _too_large(response, largest)
     except asyncio.CancelledError as stop:
         raise stop.with_traceback(None)  # noqa: B904  # as in `_open`
     except Exception as error:  # noqa: BLE001  # as in `_open`
@@ -316,13 +324,17 @@ async def _chunk(response: aiohttp.ClientResponse, size: int, largest: int) -> b
     raise failure
 
 
+def _too_large(response: aiohttp.ClientResponse, largest: int) -> PlatformError:
+    return _unusable(response, "reply", f"the reply is larger than {largest:,} bytes")
+
+
 def _unusable(response: aiohttp.ClientResponse, kind: PlatformErrorKind, message: str) -> PlatformError:
     return PlatformError(
         kind,
         f"{response.url.host}:{response.url.port}: {message}.",
         http_status=response.status,
         may_be_billed=response.status < 300,
-        request_id=response.headers.get("x-request-id"),
+        request_id=response.headers.get("x-request-id") or response.headers.get("request-id"),
     )
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, ClassVar, Final
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
-from orchestrai.platforms.api import ApiPlatform, Home
+from orchestrai.platforms.api import ApiPlatform, Home, one_of, sealed
 from orchestrai.platforms.chat_completions import ChatCompletions
-from orchestrai.platforms.protocol import Capabilities
+from orchestrai.platforms.protocol import Capabilities, DataUse
+from orchestrai.platforms.responses import Responses
+from orchestrai.result import Tier
 
 if TYPE_CHECKING:
     from yarl import URL
@@ -47,7 +50,10 @@ class OpenAI(ApiPlatform):
     an address given here never receives a key that was meant for another one.
 
     Args:
-        name: What it is asked for by.
+        name: What it is asked for by; default openai.
+        api: The protocol. chat (chat completions) is what every compatible server speaks. responses is OpenAI's newer
+            one: choose it for models that are served there alone (the pro, codex and deep-research models). Answers and
+            their prices are the same, and nothing is stored at OpenAI either way.
         base_url: Address up to and with `/v1`; default `OPENAI_BASE_URL`, else OpenAI's.
         api_key: The key, or a function that returns it (asked at each request); default `OPENAI_API_KEY`. It is in no
             repr and no `vars`, and travels in the Authorization header alone.
@@ -78,9 +84,51 @@ class OpenAI(ApiPlatform):
         default_model="OPENAI_MODEL",
     )
 
+    def __init__(
+        self,
+        name: str | None = None,
+        *,
+        api: Literal["chat", "responses"] = "chat",
+        base_url: str | None = None,
+        api_key: str | Callable[[], str] | None = None,
+        model: str | None = None,
+        tier: Tier = "paid",
+        limits: Mapping[str, float | None] | None = None,
+        price: Mapping[str, Any] | None = None,
+        concurrency: int = 64,
+        context_tokens: int | None = None,
+        images: bool = True,
+        schema: bool = True,
+        data_use: DataUse = "unknown",
+        provider: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        given_key = None if api_key is None else sealed(api_key)
+        del api_key
+        self._api = one_of(name or "openai", "api", api, ("chat", "responses"))
+        super().__init__(
+            name,
+            base_url=base_url,
+            api_key=given_key,
+            model=model,
+            tier=tier,
+            limits=limits,
+            price=price,
+            concurrency=concurrency,
+            context_tokens=context_tokens,
+            images=images,
+            schema=schema,
+            data_use=data_use,
+            provider=provider,
+            headers=headers,
+        )
+
     def _speak(self, base: URL) -> None:
-        self._form = ChatCompletions(base, "max_completion_tokens" if self._is_own else "max_tokens")
         self._capabilities: dict[str, Capabilities] = {}
+        if self._api == "responses":
+            self._form = Responses(base)
+        else:
+            self._form = ChatCompletions(base, "max_completion_tokens" if self._is_own else "max_tokens")
 
     def serves(self, model: str) -> bool:
         """Return True when it can be asked for this model.

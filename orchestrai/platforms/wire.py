@@ -163,29 +163,32 @@ def _date(text: str | None) -> datetime | None:
     return date.replace(tzinfo=UTC) if date.tzinfo is None else date
 
 
-def rate_limits(headers: Mapping[str, str], prefix: str = "x-ratelimit-") -> RateLimits | None:
-    """Return what `x-ratelimit-{limit,remaining,reset}-{requests,tokens}` say; None when there are none.
+def rate_limits(headers: Mapping[str, str]) -> RateLimits | None:
+    """Return what `x-ratelimit-{limit,remaining,reset}-{requests,tokens}` say; None when they say nothing.
 
     Source: platform.openai.com/docs/guides/rate-limits; resets are durations such as `120ms` and `6m0s`.
     """
-    if not any(prefix + name in headers for name in _LIMITING):
+    told = headers.get
+    requests, tokens_ = told("x-ratelimit-limit-requests"), told("x-ratelimit-limit-tokens")
+    requests_left, tokens_left = told("x-ratelimit-remaining-requests"), told("x-ratelimit-remaining-tokens")
+    if requests is tokens_ is requests_left is tokens_left is None:
         return None
     limits = RateLimits(
-        _count(headers.get(prefix + "limit-requests")),
-        _count(headers.get(prefix + "remaining-requests")),
-        duration_s(headers.get(prefix + "reset-requests")),
-        _count(headers.get(prefix + "limit-tokens")),
-        _count(headers.get(prefix + "remaining-tokens")),
-        duration_s(headers.get(prefix + "reset-tokens")),
+        count(requests),
+        count(requests_left),
+        duration_s(told("x-ratelimit-reset-requests")),
+        count(tokens_),
+        count(tokens_left),
+        duration_s(told("x-ratelimit-reset-tokens")),
     )
     return None if limits == _NO_LIMITS else limits
 
 
 _NO_LIMITS: Final = RateLimits()
-_LIMITING: Final = ("limit-requests", "remaining-requests", "limit-tokens", "remaining-tokens")
 
 
-def _count(text: str | None) -> int | None:
+def count(text: str | None) -> int | None:
+    """Return the whole number in a header; None for anything else."""
     return int(text) if text and len(text) <= 15 and text.isascii() and text.isdigit() else None
 
 

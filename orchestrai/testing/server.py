@@ -41,11 +41,14 @@ from orchestrai.testing.generate_content import PATH as GENERATE_PATH
 from orchestrai.testing.generate_content import GenerateContent
 from orchestrai.testing.messages_api import PATH as MESSAGES_PATH
 from orchestrai.testing.messages_api import MessagesApi
+from orchestrai.testing.responses import PATH as RESPONSES_PATH
+from orchestrai.testing.responses import Responses
 
 WIRE_FORMS: Final[list[tuple[re.Pattern[str], WireForm]]] = [
     (CHAT_PATH, ChatCompletions()),
     (MESSAGES_PATH, MessagesApi()),
     (GENERATE_PATH, GenerateContent()),
+    (RESPONSES_PATH, Responses()),
 ]
 """Which protocol answers at which path; the first match wins."""
 

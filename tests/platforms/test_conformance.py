@@ -32,15 +32,21 @@ OPENAI_FAULTS = {
 
 
 def counted(received):
-    answer = answer_to(received.prompt) if "json_schema" not in str(received.json.get("response_format")) else None
-    if answer is None:
+    if "json_schema" in str(received.json.get("response_format") or received.json.get("text")):
         return None
     return Answer(
-        answer, input_tokens=1_200, cached_tokens=1_024, cache_write_tokens=76, output_tokens=60, reasoning_tokens=32
+        answer_to(received.prompt),
+        input_tokens=1_200,
+        cached_tokens=1_024,
+        cache_write_tokens=76,
+        output_tokens=60,
+        reasoning_tokens=32,
     )
 
 
 class TestOpenAI(PlatformConformance):
+    api = "chat"
+
     @contextmanager
     def platform(self, situation):
         fault = OPENAI_FAULTS.get(situation)
@@ -48,7 +54,7 @@ class TestOpenAI(PlatformConformance):
         with ProviderServer(script=script, replies=counted) as server:
             base_url = f"http://127.0.0.1:{closed_port()}/v1" if situation == "unreachable" else server.base_url
             yield Place(
-                OpenAI(base_url=base_url, api_key=KEY, model="test-model"),
+                OpenAI(base_url=base_url, api_key=KEY, model="test-model", api=self.api),
                 requests=lambda: len(server.requests),
                 prompts=lambda: server.prompts,
                 idle=lambda: server.in_flight == 0,
@@ -56,6 +62,10 @@ class TestOpenAI(PlatformConformance):
                 usage=Usage(1_200, 1_024, 76, 60, 32, "provider"),
                 answer=answer_to,
             )
+
+
+class TestOpenAIResponses(TestOpenAI):
+    api = "responses"
 
 
 class TestScriptedPlatform(PlatformConformance):
