@@ -8,12 +8,17 @@ from typing import TYPE_CHECKING, Any, Final
 from orchestrai.platforms.protocol import Capabilities, Platform, RateLimits, Reply, Request
 
 if TYPE_CHECKING:
+    from orchestrai.platforms.anthropic import Anthropic
     from orchestrai.platforms.local import LocalModel
     from orchestrai.platforms.openai import OpenAI
 
-__all__ = ["Capabilities", "LocalModel", "OpenAI", "Platform", "RateLimits", "Reply", "Request"]
+__all__ = ["Anthropic", "Capabilities", "LocalModel", "OpenAI", "Platform", "RateLimits", "Reply", "Request"]
 
-_ADAPTERS: Final = {"LocalModel": "local", "OpenAI": "openai"}  # loaded when they are first named
+_ADAPTERS: Final = {  # loaded when they are first named
+    "Anthropic": "anthropic",
+    "LocalModel": "local",
+    "OpenAI": "openai",
+}
 
 
 def __getattr__(name: str) -> Any:

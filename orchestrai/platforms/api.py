@@ -46,6 +46,7 @@ class Home:
         hosts: Ends of host names, and the provider behind each in the words of genai-prices.
         address: Environment variable that holds another address; None without one.
         default_model: Environment variable that names a model; None without one.
+        name: What its platform is called; None for the name of the provider.
     """
 
     base_url: str
@@ -55,6 +56,7 @@ class Home:
     hosts: Mapping[str, str]
     address: str | None = None
     default_model: str | None = None
+    name: str | None = None
 
 
 class ApiPlatform(abc.ABC):
@@ -111,7 +113,8 @@ class ApiPlatform(abc.ABC):
         given_key = None if api_key is None else sealed(api_key)
         del api_key
         home = self._home
-        name = name or home.provider
+        usual_name = home.name or home.provider
+        name = name or usual_name
         base = _base(name, base_url or _variable(home.address) or home.base_url, home.base_url)
         host = base.host or ""
         self._is_own = home.base_url.partition("://")[2].partition("/")[0] == host
@@ -121,7 +124,7 @@ class ApiPlatform(abc.ABC):
         self.name = name
         self.model = model or (from_environment and _variable(home.default_model)) or home.model
         # A server that nobody knows is unpriced: its models only look like the provider's.
-        self.provider = provider or _provider(host, home.hosts) or (host if name == home.provider else name)
+        self.provider = provider or _provider(host, home.hosts) or (host if name == usual_name else name)
         self.address = f"{host}:{base.port}"
         self.tier: Tier = one_of(name, "tier", tier, get_args(Tier))
         self.limits = _limits(name, limits or {})

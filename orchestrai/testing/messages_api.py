@@ -48,10 +48,13 @@ class MessagesApi:
         return ""
 
     def schema(self, body: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """Return the schema in `output_config`, or that of the tool by which Claude Code asks for one."""
+        """Return the schema in `output_config`, or that of the tool by which Claude Code asks for one.
+
+        Bounds that the decoder does not know stand in descriptions, as JSON in the last paragraph: a model reads them.
+        """
         constraint = (body.get("output_config") or {}).get("format")
         if constraint:
-            schema: Mapping[str, Any] = constraint["schema"]
+            schema: Mapping[str, Any] = _as_read(constraint["schema"])
             return schema
         return next((tool["input_schema"] for tool in body.get("tools") or () if tool.get("name") == _STRUCTURED), None)
 
@@ -112,6 +115,20 @@ class MessagesApi:
                 lines += f"{prefix}limit: {bucket.limit}\r\n{prefix}remaining: {bucket.left}\r\n"
                 lines += f"{prefix}reset: {_time(bucket.full_in_s)}\r\n"
         return lines.encode()
+
+
+def _as_read(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_as_read(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    read = {key: _as_read(value) for key, value in schema.items()}
+    words = schema.get("description")
+    try:
+        told = orjson.loads(words.rpartition("\n\n")[2]) if isinstance(words, str) else {}
+    except orjson.JSONDecodeError:
+        told = {}
+    return {**read, **told} if isinstance(told, dict) else read
 
 
 def _message(body: Mapping[str, Any], received: Received, answer: Answer) -> dict[str, Any]:

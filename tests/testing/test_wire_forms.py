@@ -96,6 +96,14 @@ class TestMessages:
         parts = [e["delta"]["partial_json"] for e in streamed if e.get("delta", {}).get("type") == "input_json_delta"]
         jsonschema.validate(json.loads("".join(parts)), SCHEMA)
 
+    def test_bounds_that_are_told_in_a_description_are_read(self):
+        number = {"type": "integer", "description": 'How many.\n\n{"minimum": 3, "maximum": 4}'}
+        schema = {"type": "object", "properties": {"n": number}, "required": ["n"], "additionalProperties": False}
+        with ProviderServer() as server:
+            asked = message(output_config={"format": {"type": "json_schema", "schema": schema}})
+            found = json.loads(json.loads(ask(server, MESSAGES, asked)[2])["content"][0]["text"])
+        assert found["n"] in (3, 4)
+
     def test_a_reminder_put_before_the_prompt_is_no_part_of_it(self):
         parts = [{"type": "text", "text": "<system-reminder>today</system-reminder>"}, {"type": "text", "text": "hi"}]
         with ProviderServer() as server:
