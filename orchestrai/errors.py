@@ -111,6 +111,7 @@ class PlatformError(OrchestraiError):
             timeout after sending), False where it certainly did not.
         reply: What arrived of an unusable reply (a `platforms.protocol.Reply`), so that its tokens are
             booked; None when nothing usable arrived.
+        rate_limits: What the refusal's headers said of the limits (a `platforms.protocol.RateLimits`).
         quota: Quota windows as the refusal tells them (`platforms.protocol.QuotaReading`).
     """
 
@@ -124,6 +125,7 @@ class PlatformError(OrchestraiError):
         may_be_billed: bool = False,
         request_id: str | None = None,
         reply: Any = None,
+        rate_limits: Any = None,
         quota: tuple[Any, ...] = (),
     ) -> None:
         super().__init__(redact(message))
@@ -133,6 +135,7 @@ class PlatformError(OrchestraiError):
         self.may_be_billed = may_be_billed
         self.request_id = request_id
         self.reply = reply
+        self.rate_limits = rate_limits
         self.quota = quota
 
 

@@ -392,7 +392,7 @@ def test_a_ceiling_holds_over_all_platforms_together(tmp_path):
 
 def test_a_ceiling_above_the_usual_is_granted_for_that_call(tmp_path):
     with ProviderServer(latency=0.1) as server, orchestrator(tmp_path, openai(server, concurrency=2)) as orch:
-        orch.batch_sync(PROMPTS, concurrency=30)
+        orch.batch_sync([f"many {i}" for i in range(150)], concurrency=30)
         assert server.most_in_flight == 30
         server.most_in_flight = 0
         orch.batch_sync(["a", "b", "c", "d"])

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from orchestrai import tokens
 from orchestrai.engine.item import Item, Work
+from orchestrai.engine.lane import Lane
 from orchestrai.errors import InvalidInput, PlatformError
 from orchestrai.ids import new_id, now_us
 from orchestrai.ledger.rows import AttemptRow, OfferRow, Payload, SendRow
 from orchestrai.ledger.writer import Grant
+from orchestrai.limits.admission import Ticket
 from orchestrai.messages import Message, canonical, lone_surrogate, messages_of
 from orchestrai.platforms.protocol import Reply, Request
 from orchestrai.pricing import Price
@@ -39,30 +40,27 @@ _LONGEST_TOLD_S: Final = 10**9  # waits above it [s] are no waits; a quota windo
 _MOST_TOKENS: Final = 10**12  # a count above it is an error of the reply, and would not fit the ledger
 
 
-async def attempt(run: Run, item: Item) -> None:
-    """Make the next attempt of a task and record it, then settle the task, or put it back in the queue."""
+async def attempt(run: Run, item: Item, lane: Lane, ticket: Ticket, size: int | None) -> None:
+    """Make the next attempt of a task and record it, then settle the task, or put it back in the queue.
+
+    Args:
+        run: The call.
+        item: The task.
+        lane: Where it goes.
+        ticket: With which it leaves; given back here, as soon as the request has ended.
+        size: Its input, estimated [tokens].
+    """
     work = item.work or run.books.begin(item)
     attempt_id = new_id()
+    leaves = False
     try:
-        request = _request(item, work, attempt_id)
-    except InvalidInput as gone:  # a file changed or vanished since the task was made
-        run.books.settle_failure(item, "input", str(gone))
+        request = await _recorded(run, item, work, attempt_id, size)
+        leaves = request is not None
+    finally:
+        if not leaves:
+            lane.unused(ticket)
+    if request is None:
         return
-    started_at = now_us()
-    offer = run.books.offer_row(item.offer)
-    kept: tuple[Payload | OfferRow, ...] = ()
-    if work.attempts == 0 and run.options.keep_texts:
-        kept = _texts(item.task, work, run)
-    if offer.offer_id not in run.books.kept_offers:
-        kept = (*kept, offer)
-    since = item.since if work.attempts == 0 else None  # a task that has begun goes on, whoever else answers it
-    grant = await run.journal.open(
-        _send_row(run, item, work, request, offer, started_at), run.books.claim(item), since, kept
-    )
-    if grant is not Grant.GRANTED:
-        run.hold(item)
-        return
-    run.books.kept_offers.add(offer.offer_id)
     work.attempts += 1
     work.tries += 1
     loop = asyncio.get_running_loop()
@@ -72,8 +70,10 @@ async def attempt(run: Run, item: Item) -> None:
     try:
         reply, error = await _answer(run, item, request)
     except asyncio.CancelledError:
+        lane.unused(ticket)
         _record(run, item, work, attempt_id, loop.time() - started, None, _CANCELLED, final=False)
         raise
+    _end(lane, ticket, reply, error)
     parsed: Any = None
     invalid: InvalidAnswer | None = None
     if reply is not None and item.schema is not None:
@@ -86,7 +86,7 @@ async def attempt(run: Run, item: Item) -> None:
     if error is None:
         assert reply is not None
         _record(run, item, work, attempt_id, latency_s, reply, None, final=True, parsed=parsed)
-    elif (wait_s := _next_wait(run, item, work, request, error, invalid, reply)) is not None:
+    elif (wait_s := _next_wait(run, item, work, lane, request, error, invalid, reply)) is not None:
         _record(run, item, work, attempt_id, latency_s, reply, error, final=False)
         run.later(item, wait_s)
     elif item.has_another_offer and not run.pieces:  # who has seen a part of an answer gets no other one
@@ -94,6 +94,43 @@ async def attempt(run: Run, item: Item) -> None:
         run.fall_back(item, str(error))
     else:
         _record(run, item, work, attempt_id, latency_s, reply, error, final=True)
+
+
+async def _recorded(run: Run, item: Item, work: Work, attempt_id: str, size: int | None) -> Request | None:
+    """Make commit 1; return the request that may leave now, or None when none may."""
+    try:
+        request = _request(item, work, attempt_id)
+    except InvalidInput as gone:  # a file changed or vanished since the task was made
+        run.books.settle_failure(item, "input", str(gone))
+        return None
+    offer = run.books.offer_row(item.offer)
+    kept: tuple[Payload | OfferRow, ...] = ()
+    if work.attempts == 0 and run.options.keep_texts:
+        kept = _texts(item.task, work, run)
+    if offer.offer_id not in run.books.kept_offers:
+        kept = (*kept, offer)
+    since = item.since if work.attempts == 0 else None  # a task that has begun goes on, whoever else answers it
+    row = _send_row(run, item, work, request, offer, size)
+    if await run.journal.open(row, run.books.claim(item), since, kept) is not Grant.GRANTED:
+        run.hold(item)
+        return None
+    run.books.kept_offers.add(offer.offer_id)
+    return request
+
+
+def _end(lane: Lane, ticket: Ticket, reply: Reply | None, error: PlatformError | None) -> None:
+    """Tell the lane how the request ended, before anything else waits for it."""
+    if error is None and reply is not None:
+        lane.end(ticket, limits=reply.rate_limits, tokens=reply.usage.input_tokens)
+    elif error is not None:
+        lane.end(
+            ticket,
+            error.kind,
+            retry_after_s=error.retry_after_s,
+            limits=error.rate_limits,
+            tokens=error.reply.usage.input_tokens if error.reply is not None else None,
+            words=str(error),
+        )
 
 
 async def _answer(run: Run, item: Item, request: Request) -> tuple[Reply | None, PlatformError | None]:
@@ -151,6 +188,7 @@ def _next_wait(
     run: Run,
     item: Item,
     work: Work,
+    lane: Lane,
     request: Request,
     error: PlatformError,
     invalid: InvalidAnswer | None,
@@ -172,9 +210,10 @@ def _next_wait(
         work.kind = "retry"
         return 0.0
     wait_s = run.retry.wait_s(error.kind, work.tries, error.retry_after_s, run.random)
-    if wait_s is not None:
-        work.kind = "retry"
-        work.backoff_s += wait_s
+    if wait_s is None or not lane.admission.may_retry(error.kind, error.retry_after_s):
+        return None
+    work.kind = "retry"
+    work.backoff_s += wait_s
     return wait_s
 
 
@@ -221,7 +260,7 @@ def _with_parts(messages: tuple[Message, ...], parts: tuple[Any, ...]) -> tuple[
     return (*messages[:last], Message("user", joined), *messages[last + 1 :])
 
 
-def _send_row(run: Run, item: Item, work: Work, request: Request, offer: OfferRow, started_at: int) -> SendRow:
+def _send_row(run: Run, item: Item, work: Work, request: Request, offer: OfferRow, size: int | None) -> SendRow:
     task = item.task
     return SendRow(
         request.attempt_id,
@@ -233,7 +272,7 @@ def _send_row(run: Run, item: Item, work: Work, request: Request, offer: OfferRo
         item.sample,
         item.key,
         offer.offer_id,
-        tokens.quick(task.prompt) if isinstance(task.prompt, str) else None,
+        size,
         task.max_tokens,
         run.books.system_digest(task.system),
         task.chain,
@@ -241,7 +280,7 @@ def _send_row(run: Run, item: Item, work: Work, request: Request, offer: OfferRo
         task.priority,
         orjson.dumps(task.tags).decode() if task.tags else None,
         work.queued_at,
-        started_at,
+        now_us(),
         work.backoff_s * 1000 or None,
     )
 
@@ -326,7 +365,7 @@ def _record(
         assert reply is not None
         run.books.settle_success(item, row, latency_s, reply, parsed)
     else:
-        run.books.settle_failure(item, error.kind, _told(item, work, error), row, latency_s, seen)
+        run.books.settle_failure(item, error.kind, item.told(str(error)), row, latency_s, seen)
 
 
 def _price(run: Run, item: Item, seen: Reply | None) -> Price | None:
@@ -352,13 +391,6 @@ def _told_ms(error: PlatformError) -> int | None:
     """Return the wait that was told [ms]; None without one, and for what is none."""
     told_s = error.retry_after_s
     return int(told_s * 1000) if isinstance(told_s, int | float) and 0 < told_s < _LONGEST_TOLD_S else None
-
-
-def _told(item: Item, work: Work, error: PlatformError) -> str:
-    """Return why a task has no answer: in the words of every platform that was asked."""
-    if not work.failures:
-        return str(error)
-    return "; ".join((*work.failures, f"{item.offer.platform.name}: {error}"))
 
 
 def _why_invalid(wrong: InvalidAnswer, reply: Reply) -> str:

@@ -16,11 +16,12 @@ from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from orchestrai import tokens
 from orchestrai.engine.attempt import attempt
 from orchestrai.engine.books import Books, RunOptions
 from orchestrai.engine.engine import Engine
 from orchestrai.engine.item import Item
-from orchestrai.engine.lane import Lane
+from orchestrai.engine.lane import Lane, TurnedAway
 from orchestrai.engine.progress import Progress
 from orchestrai.engine.reuse import usable
 from orchestrai.errors import LedgerError
@@ -40,6 +41,17 @@ _NO_COST: Final = Decimal(0)
 _NOTHING: Final[Mapping[int, Result]] = {}
 _HELD_FIRST_S: Final = 0.05  # first look at a task that somebody else is working on
 _HELD_MOST_S: Final = 1.0  # and the longest pause between looks
+
+
+class _Queue:
+    """What waits for one lane in one call."""
+
+    __slots__ = ("items", "lane", "workers")
+
+    def __init__(self, lane: Lane) -> None:
+        self.items: deque[Item] = deque()
+        self.lane = lane
+        self.workers = 0
 
 
 class Run:
@@ -79,10 +91,8 @@ class Run:
         self.error: LedgerError | None = None
         self.first_failure: Result | None = None
         self._on_result = on_result
-        self._queues: dict[str, deque[Item]] = {}
-        self._lanes: dict[str, Lane] = {}
+        self._queues: dict[tuple[str, str], _Queue] = {}  # by platform and model
         self._widened: list[Lane] = []  # by this call's ceiling, until it ends
-        self._workers: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._timers: set[asyncio.TimerHandle] = set()
         self._unsettled: set[Item] = set()  # what still needs a result
@@ -183,7 +193,7 @@ class Run:
             fresh.sort(key=lambda item: _DEFAULT_PRIORITY if item.task.priority is None else item.task.priority)
         for item in fresh:
             if not self._settle_from_ledger(item, answers.get(item.key)):
-                self._enqueue(item)
+                self._queue(item).items.append(item)
         self._pump_all()
         self._changed.set()
 
@@ -218,67 +228,69 @@ class Run:
 
     # Queues and workers.
 
-    def _enqueue(self, item: Item) -> None:
-        name = item.offer.platform.name
-        queue = self._queues.get(name)
+    def _queue(self, item: Item) -> _Queue:
+        """Return the queue of the lane that a task takes now."""
+        offer = item.offer
+        known = (offer.platform.name, offer.model)
+        queue = self._queues.get(known)
         if queue is None:
-            queue = self._queues[name] = deque()
-            self._workers[name] = 0
-            lane = self._lanes[name] = self.engine.lane(item.offer.platform)
+            lane = self.engine.lane(offer.platform, offer.model)
+            lane.reconsider()
+            queue = self._queues[known] = _Queue(lane)
             ceiling = self.options.concurrency
-            if ceiling is not None and item.offer.platform.transport == "api":
+            if ceiling is not None and offer.platform.transport == "api":
                 lane.widen(ceiling)
                 self._widened.append(lane)
-        queue.append(item)
+        return queue
 
     def _pump_all(self) -> None:
-        for name in self._queues:
-            self._pump(name)
+        for queue in [*self._queues.values()]:
+            self._pump(queue)
 
-    def _pump(self, name: str) -> None:
+    def _pump(self, queue: _Queue) -> None:
         """Start workers while there is something to take and a place to take it in."""
-        group, queue = self._group, self._queues[name]
-        if group is None or not queue or self.status != "running":
+        group = self._group
+        if group is None or not queue.items or self.status != "running":
             return
-        lane = self._lanes[name]
-        wanted = min(len(queue), lane.limit - self._workers[name])
+        wanted = min(len(queue.items), queue.lane.admission.ceiling - queue.workers)
         if self.options.concurrency is not None:
-            wanted = min(wanted, self.options.concurrency - sum(self._workers.values()))
+            wanted = min(wanted, self.options.concurrency - sum(other.workers for other in self._queues.values()))
         for _ in range(wanted):
-            self._workers[name] += 1
-            self._spawn(group, self._work(name))
+            queue.workers += 1
+            self._spawn(group, self._work(queue))
 
     def _spawn(self, group: asyncio.TaskGroup, work: Any) -> None:
         task = group.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _work(self, name: str) -> None:
-        """Take tasks from one platform's queue until it is empty."""
-        queue, lane = self._queues[name], self._lanes[name]
-        progress = self.progress
+    async def _work(self, queue: _Queue) -> None:
+        """Take tasks from one lane's queue until it is empty."""
+        items, lane, progress = queue.items, queue.lane, self.progress
         try:
-            while queue and self.status == "running":
-                await lane.acquire()
+            while items and self.status == "running":
+                item = items.popleft()
+                prompt = item.task.prompt
+                size = tokens.quick(prompt) if type(prompt) is str else 0
                 try:
-                    if not queue:
-                        break
-                    item = queue.popleft()
-                    progress.running += 1
-                    try:
-                        await attempt(self, item)
-                    finally:
-                        progress.running -= 1
+                    ticket = lane.take(size) or await lane.turn(size)
+                except TurnedAway as away:
+                    self._turned_away(item, away)
+                    await asyncio.sleep(0)  # thousands may be turned away in a row
+                    continue
+                progress.running += 1
+                try:
+                    await attempt(self, item, lane, ticket, size or None)
                 finally:
-                    lane.release()
+                    progress.running -= 1
         except LedgerError as error:
             self._break(error)
         except BaseException:
             self.stop()  # a fault of ours, or the end of the call: start no more workers
             raise
         finally:
-            self._workers[name] -= 1
-            if not self._workers[name]:  # another platform may now have the places of this one
+            queue.workers -= 1
+            if not queue.workers:  # another platform may now have the places of this one
                 self._pump_all()
 
     def later(self, item: Item, wait_s: float) -> None:
@@ -286,8 +298,12 @@ class Run:
 
         def back() -> None:
             self._timers.discard(timer)
-            self._queues[item.offer.platform.name].appendleft(item)
-            self._pump(item.offer.platform.name)
+            queue = self._queue(item)
+            if queue.lane.admission.why is None:
+                queue.items.appendleft(item)
+            else:  # else one task would be every probe of a resting platform, and soon run out of attempts
+                queue.items.append(item)
+            self._pump(queue)
 
         timer = self.engine.loop.loop.call_later(wait_s, back)
         self._timers.add(timer)
@@ -296,7 +312,20 @@ class Run:
         """Put a task that one platform failed for good in the queue of the next that can run it."""
         item.fall_back(why, self.options.repair_attempts)
         self._enqueue(item)
-        self._pump(item.offer.platform.name)
+
+    def _turned_away(self, item: Item, away: TurnedAway) -> None:
+        """Send a task elsewhere whose platform is not worth waiting for, or settle it."""
+        if item.work is None:
+            self.books.begin(item)
+        if item.has_another_offer:
+            self.fall_back(item, str(away))
+        else:
+            self.books.settle_failure(item, away.kind, item.told(str(away)))
+
+    def _enqueue(self, item: Item) -> None:
+        queue = self._queue(item)
+        queue.items.append(item)
+        self._pump(queue)
 
     # Tasks that another call or process is working on.
 
@@ -339,7 +368,6 @@ class Run:
                     del self._held[claim]
                     item.since = newest
                     self._enqueue(item)
-                    self._pump(item.offer.platform.name)
 
     # Settling and publishing.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 from orchestrai.engine.lane import Lane
@@ -13,6 +14,8 @@ from orchestrai.engine.wall_clock import WallClock
 from orchestrai.ledger.connection import Connect, connect
 from orchestrai.ledger.ledger import Ledger
 from orchestrai.ledger.writer import Journal
+from orchestrai.limits.admission import START, Admission
+from orchestrai.limits.retry import RetryAllowance
 from orchestrai.platforms.protocol import Platform
 
 
@@ -32,7 +35,8 @@ class Engine:
         self.loop: EngineLoop = engine_loop()
         self.ledger = Ledger(folder, lib_version, connect)
         self.lib_version = lib_version
-        self._lanes: dict[tuple[str, str | None, str | None], Lane] = {}
+        self._lanes: dict[tuple[_Account, str], Lane] = {}
+        self._allowances: dict[_Account, RetryAllowance] = {}
         self.clock = WallClock(self.loop.loop)
         inside = self.loop.inside()  # an async function as a platform may make calls of its own
         self.journal = self.ledger.attach(self.loop.loop) if inside else self.loop.submit(self._attach()).result()
@@ -40,15 +44,27 @@ class Engine:
     async def _attach(self) -> Journal:
         return self.ledger.attach(asyncio.get_running_loop())
 
-    def lane(self, platform: Platform) -> Lane:
-        """Return the places at this account of the platform, the same for all calls of the process."""
+    def lane(self, platform: Platform, model: str) -> Lane:
+        """Return the way to a model at this account of the platform, the same for all calls of the process.
+
+        Limits of one model say nothing of another; the retries of a platform are its own, whatever the model.
+        """
         account = (platform.name, platform.account, platform.address)
-        lane = self._lanes.get(account)
+        lane = self._lanes.get((account, model))
         if lane is None:
-            lane = self._lanes[account] = Lane(platform.concurrency)
+            told: Mapping[str, float] = getattr(platform, "limits", None) or {}
+            admission = Admission(
+                START if platform.transport == "api" else platform.concurrency,
+                platform.concurrency,
+                rpm=told.get("rpm"),
+                tpm=told.get("tpm"),
+                allowance=self._allowances.setdefault(account, RetryAllowance()),
+            )
+            lane = self._lanes[(account, model)] = Lane(admission)
         return lane
 
 
+_Account = tuple[str, str | None, str | None]  # name, account and address of a platform
 _open: dict[Path, tuple[Engine, int]] = {}
 _opening = threading.Lock()
 _in_use: list[tuple[Platform, ...]] = []  # the platforms of each open orchestrator

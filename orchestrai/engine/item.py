@@ -72,6 +72,12 @@ class Item:
         """True when another platform could answer once this one has failed for good."""
         return self.choice + 1 < len(self.route.offers)
 
+    def told(self, why: str) -> str:
+        """Return why the task has no answer: in the words of every platform that was asked."""
+        if self.work is None or not self.work.failures:
+            return why
+        return "; ".join((*self.work.failures, f"{self.offer.platform.name}: {why}"))
+
     def fall_back(self, why: str, repair_attempts: int) -> None:
         """Turn to the next offer, and begin there as with the first: nothing said to one platform is said to another."""
         assert self.work is not None

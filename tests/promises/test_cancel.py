@@ -105,8 +105,8 @@ def test_a_request_that_is_cancelled_in_the_instant_of_its_grant_has_an_end(tmp_
     """Between the commit that grants a request and the line that sends it, a cancel is recorded as one."""
     values = dict.fromkeys(SendRow._fields)
     values |= {"attempt_id": "a", "task_id": "t", "attempt_no": 1, "attempt_kind": "first", "batch_id": "b"}
-    values |= {"task_index": 0, "sample": 0, "key": b"k", "platform": "p", "transport": "api", "provider": "p"}
-    values |= {"tier": "paid", "model_requested": "m", "processing": "sync", "queued_at": 1, "started_at": 1}
+    values |= {"task_index": 0, "sample": 0, "key": b"k", "offer_id": 1}
+    values |= {"queued_at": 1, "started_at": 1}
     row = SendRow(**values)  # type: ignore[arg-type]  # names from the row itself
 
     async def cancel_in_time(file: LedgerFile) -> None:
