@@ -255,6 +255,6 @@ class Admission:
             elif is_new:
                 self._cooldown.refused(kind, order, now, None)
             return
-        if kind == "rate" or kind in _STRAIN:
+        if (kind == "rate" or kind in _STRAIN) and not self._cooldown.decides(order):  # a probe was alone
             self._concurrency.failed(order, self._newest)
         self._cooldown.refused(kind, order, now, told_s)

@@ -89,10 +89,13 @@ class Concurrency:
             order: Number of the request that failed.
             newest: Number of the newest request.
         """
+        if order < self._cut_from:
+            return False
         self.trouble += (1.0 - self.trouble) * _MEMORY
-        if order < self._cut_from or not self.is_suffering:
+        if not self.is_suffering:
             return False
         self._cut_from = newest + 1
+        self.trouble /= 2  # the narrower limit is judged by what comes of it
         self._wanted = max(1.0, self.limit * _CUT)
         self._slow_until = self._wanted
         self._settle()
