@@ -508,3 +508,21 @@ def test_a_ledger_that_was_thrown_away_is_begun_anew(tmp_path):
     shutil.rmtree(tmp_path / ".orchestrai")
     with orchestrator(tmp_path, upper) as orch:
         assert orch.batch_sync(["0"]).reused_count == 0
+
+
+def test_a_prompt_beyond_the_context_window_is_refused_before_sending_and_says_by_how_much(tmp_path):
+    with ProviderServer() as server, orchestrator(tmp_path, openai(server, context_tokens=1_000)) as orch:
+        result = orch.batch_sync(["short", "word " * 5_000], progress="off")
+        assert len(server.requests) == 1
+    assert [r.status for r in result] == ["succeeded", "failed"]
+    assert result[1].error_class == "request"
+    assert "too long: about 5," in result[1].error  # an estimate: the family of this model is not known
+    assert "1,000" in result[1].error
+
+
+def test_a_prompt_too_long_for_one_platform_goes_to_one_that_it_fits(tmp_path):
+    with ProviderServer() as server:
+        small = openai(server, name="small", context_tokens=1_000, tier="free")
+        with orchestrator(tmp_path, small, openai(server, name="large", context_tokens=100_000)) as orch:
+            result = orch.batch_sync(["short", "word " * 5_000], progress="off")
+    assert [r.platform for r in result] == ["small", "large"]

@@ -359,13 +359,15 @@ def _record(
     )
     if price is not None:
         run.books.note_price(price)
+    told = error.quota if error is not None and error.quota else seen.quota if seen is not None else ()
+    quota = run.books.quota_rows(offer.platform, told) if told else ()
     if not final:
-        run.books.record(row, latency_s)
+        run.books.record(row, latency_s, quota)
     elif error is None:
         assert reply is not None
-        run.books.settle_success(item, row, latency_s, reply, parsed)
+        run.books.settle_success(item, row, latency_s, reply, parsed, quota)
     else:
-        run.books.settle_failure(item, error.kind, item.told(str(error)), row, latency_s, seen)
+        run.books.settle_failure(item, error.kind, item.told(str(error)), row, latency_s, seen, quota)
 
 
 def _price(run: Run, item: Item, seen: Reply | None) -> Price | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import partial
@@ -19,9 +19,9 @@ from orchestrai.engine.reuse import reused_result
 from orchestrai.errors import ErrorClass, LedgerError
 from orchestrai.ids import new_id, now_us
 from orchestrai.ledger import queries
-from orchestrai.ledger.rows import AttemptRow, OfferRow, Payload, TaskRow
+from orchestrai.ledger.rows import AttemptRow, OfferRow, Payload, QuotaRow, TaskRow
 from orchestrai.ledger.writer import Settling
-from orchestrai.platforms.protocol import Reply
+from orchestrai.platforms.protocol import Platform, QuotaReading, Reply
 from orchestrai.pricing import Price, from_pico, to_pico
 from orchestrai.result import NO_USAGE, Result
 from orchestrai.routing.offers import Offer
@@ -84,6 +84,7 @@ class Books:
         self._show = published
         self._noted: set[str] = set()  # price ids already written
         self._offers: dict[int, OfferRow] = {}  # by the offer's identity; the routes keep them
+        self._readings: dict[tuple[str, str, str], tuple[float | None, int | None]] = {}  # newest of each window
         self.kept_offers: set[int] = set()  # ids of those that are in the ledger
         self._systems: dict[str, str] = {}  # digests of system prompts
 
@@ -200,17 +201,36 @@ class Books:
             )
         ).add_done_callback(_ignore)
 
-    def record(self, row: AttemptRow, latency_s: float) -> None:
-        """Record an attempt that does not settle its task."""
-        self.journal.settle(Settling(row, None, None, (), None), latency_s)
+    def quota_rows(self, platform: Platform, told: Sequence[QuotaReading]) -> tuple[QuotaRow, ...]:
+        """Return what is new of what a platform told about its quota windows."""
+        rows = []
+        for reading in told:
+            key = (platform.name, platform.account or "", reading.window)
+            state = (reading.used_percent, reading.resets_at)
+            if self._readings.get(key) != state:
+                self._readings[key] = state
+                rows.append(QuotaRow(*key, *state, reading.source, reading.observed_at))
+        return tuple(rows)
 
-    def settle_success(self, item: Item, row: AttemptRow, latency_s: float, reply: Reply, parsed: Any) -> None:
+    def record(self, row: AttemptRow, latency_s: float, quota: tuple[QuotaRow, ...] = ()) -> None:
+        """Record an attempt that does not settle its task."""
+        self.journal.settle(Settling(row, None, None, quota, None), latency_s)
+
+    def settle_success(
+        self,
+        item: Item,
+        row: AttemptRow,
+        latency_s: float,
+        reply: Reply,
+        parsed: Any,
+        quota: tuple[QuotaRow, ...] = (),
+    ) -> None:
         """Settle a task with an answer; it is published once it is durable."""
         output = reply.text if item.schema is None else item.schema.output(parsed, reply.text)
         model = sys.intern(reply.model) if reply.model else item.offer.model  # a few models, many answers
         result = self._result(item, "succeeded", output=output, parsed=parsed, model=model, reply=reply)
-        payloads = (Payload(row.attempt_id, "answer", reply.text),) if self._options.keep_texts else ()
-        self._settle(item, result, row, latency_s, payloads)
+        texts = (Payload(row.attempt_id, "answer", reply.text),) if self._options.keep_texts else ()
+        self._settle(item, result, row, latency_s, texts + quota)
 
     def settle_failure(
         self,
@@ -220,10 +240,11 @@ class Books:
         row: AttemptRow | None = None,
         latency_s: float | None = None,
         reply: Reply | None = None,
+        quota: tuple[QuotaRow, ...] = (),
     ) -> None:
         """Settle a task without an answer."""
         result = self._result(item, "failed", error=error, error_class=error_class, reply=reply)
-        self._settle(item, result, row, latency_s)
+        self._settle(item, result, row, latency_s, quota)
 
     def settle_cancelled(self, item: Item) -> Result | None:
         """Settle a task that the caller ended; what never began has nothing to record, and its result is returned."""
@@ -281,7 +302,7 @@ class Books:
         result: Result,
         row: AttemptRow | None,
         latency_s: float | None,
-        payloads: tuple[Payload, ...] = (),
+        kept: tuple[Payload | QuotaRow, ...] = (),
     ) -> None:
         """Write commit 2 of a task, and of the equal tasks that take its answer."""
         self._left(item)
@@ -290,7 +311,7 @@ class Books:
         task = self._task_row(item, result, answer_id)
         self.unpublished += 1
         published = partial(self._published, item.position, result)
-        self.journal.settle(Settling(row, task, self.claim(item), payloads, published), latency_s)
+        self.journal.settle(Settling(row, task, self.claim(item), kept, published), latency_s)
         self._settle_copies(item, result, answer_id, item.work.task_id)
 
     def _settle_copies(self, item: Item, result: Result, answer_id: str | None, source: str) -> None:

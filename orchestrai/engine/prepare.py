@@ -13,6 +13,7 @@ from orchestrai.attachments import Attachment
 from orchestrai.engine.item import Item
 from orchestrai.errors import ErrorClass, InvalidInput
 from orchestrai.result import Result
+from orchestrai.routing.context import fitting
 from orchestrai.routing.offers import Offer, Route, Router
 from orchestrai.schemas import AnswerSchema, answer_schema
 from orchestrai.task import Task
@@ -82,7 +83,7 @@ class Preparer:
                     task = self._with_files(task)
                 except InvalidInput as error:
                     why = str(error)
-            route = self._route(task) if why is None else None
+            route = fitting(self._route(task), task) if why is None else None
             if route is not None and not route.offers:
                 why, error_class = f"no platform can take this task: {route.why_none()}", "request"
             elif route is not None:
@@ -99,7 +100,7 @@ class Preparer:
         if not self._mix and self._only_model is None and items:
             self._only_model = _common_model(items)
             for item in items:
-                item.route = self._route(item.task)
+                item.route = fitting(self._route(item.task), item.task)
         return Prepared(items, results)
 
     def _route(self, task: Task) -> Route:

@@ -6,6 +6,8 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
+from orchestrai.ledger.rows import QuotaRow
+
 T = TypeVar("T")
 
 _CHUNK: Final = 500  # keys per statement, below SQLite's limit of 999 parameters in old builds
@@ -111,6 +113,15 @@ def claims_on(connection: sqlite3.Connection, claims: Iterable[bytes]) -> dict[b
 def claiming_owners(connection: sqlite3.Connection) -> list[str]:
     """Return the owners that have claims, dead ones among them."""
     return [owner for (owner,) in connection.execute("SELECT DISTINCT owner_id FROM claims")]
+
+
+def newest_quota(connection: sqlite3.Connection) -> list[QuotaRow]:
+    """Return the newest reading of every quota window of every account."""
+    rows = connection.execute(
+        "SELECT platform, account, window, used_percent, resets_at, source, max(observed_at) FROM quota "
+        "GROUP BY platform, account, window ORDER BY platform, account, window"
+    )
+    return [QuotaRow(*row) for row in rows]
 
 
 def running_batch(connection: sqlite3.Connection, name: str, digest: bytes) -> str | None:

@@ -114,6 +114,18 @@ class TaskRow(NamedTuple):
     duration_ms: float | None
 
 
+class QuotaRow(NamedTuple):
+    """What an account's quota window was told to be at one moment."""
+
+    platform: str
+    account: str  # a short hash; empty where the platform does not tell accounts apart
+    window: str  # in the provider's own word
+    used_percent: float | None
+    resets_at: int | None  # [µs since 1970]
+    source: str
+    observed_at: int  # [µs since 1970]
+
+
 class Payload(NamedTuple):
     """A text that is kept once."""
 
@@ -130,11 +142,13 @@ _TABLES: Final[dict[type, str]] = {
     SendRow: "sends",
     AttemptRow: "attempts",
     TaskRow: "tasks",
+    QuotaRow: "quota",
     Payload: "payloads",
 }
+Row = OfferRow | SendRow | AttemptRow | TaskRow | QuotaRow | Payload
 
 
-def insert(connection: sqlite3.Connection, rows: Iterable[OfferRow | SendRow | AttemptRow | TaskRow | Payload]) -> None:
+def insert(connection: sqlite3.Connection, rows: Iterable[Row]) -> None:
     """Insert rows that are not there yet, leaving out what is None.
 
     sqlite3 spends longer on binding one None than on storing a number, and most rows are half empty: rows that

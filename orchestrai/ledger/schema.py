@@ -11,6 +11,7 @@ Times are UTC [µs since 1970]; money is in pico-dollars [10^-12 USD]; NULL mean
                it was reused from
     payloads   texts: of a prompt under its task's id, of an answer under its attempt's, of a system prompt, which
                many tasks share, under its digest (ids grow with time, so that rows are added at the end of an index)
+    quota      one row per reading of a quota window, as a reply or a refusal told it; the newest one counts
     prices     one row per distinct price vector an attempt was priced with
     claims     tasks somebody is working on; a row that stays behind names an attempt in doubt
     owners     the processes that work, or worked, on this ledger
@@ -80,6 +81,12 @@ CREATE TABLE tasks (
 CREATE INDEX tasks_answers ON tasks (key) WHERE status = 'succeeded' AND reused_from IS NULL;
 
 CREATE TABLE payloads (ref TEXT NOT NULL, kind TEXT NOT NULL, text TEXT NOT NULL, UNIQUE (ref, kind));
+
+CREATE TABLE quota (
+    seq INTEGER PRIMARY KEY, platform TEXT NOT NULL, account TEXT NOT NULL, window TEXT NOT NULL, used_percent REAL,
+    resets_at INTEGER, source TEXT NOT NULL, observed_at INTEGER NOT NULL,
+    UNIQUE (platform, account, window, observed_at)
+);
 
 CREATE TABLE prices (
     price_id TEXT PRIMARY KEY, provider TEXT NOT NULL, model TEXT NOT NULL, context TEXT, unit_prices TEXT NOT NULL,

@@ -19,7 +19,7 @@ from orchestrai.errors import LedgerError
 from orchestrai.ids import now_us
 from orchestrai.ledger import queries
 from orchestrai.ledger.connection import LedgerFile
-from orchestrai.ledger.rows import AttemptRow, OfferRow, Payload, SendRow, TaskRow, execute_together, insert
+from orchestrai.ledger.rows import AttemptRow, OfferRow, Payload, QuotaRow, SendRow, TaskRow, execute_together, insert
 
 _FULL_GROUP: Final = 256  # rows that are committed without waiting for more
 _LEAST_LINGER_S: Final = 0.002
@@ -53,7 +53,7 @@ class Settling(NamedTuple):
     attempt: AttemptRow | None
     task: TaskRow | None
     claim: bytes | None  # given back
-    payloads: tuple[Payload, ...]
+    kept: tuple[Payload | QuotaRow, ...]  # what belongs to it: the answer's text, what was told of quotas
     committed: Callable[[LedgerError | None], None] | None  # called on the loop once it is durable, or cannot be
 
 
@@ -286,7 +286,7 @@ def _never_sent(row: SendRow) -> AttemptRow:
 
 def _settle(connection: sqlite3.Connection, settlings: list[Settling]) -> None:
     insert(connection, [s.attempt for s in settlings if s.attempt is not None])
-    insert(connection, [p for s in settlings for p in s.payloads])
+    insert(connection, [row for s in settlings for row in s.kept])
     insert(connection, [s.task for s in settlings if s.task is not None])
     execute_together(
         connection,

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
 from typing import Literal
 
 import pytest
 from loopback import openai, orchestrator
 
 from orchestrai import BatchStopped, Task
+from orchestrai.errors import PlatformError
+from orchestrai.ids import now_us
+from orchestrai.ledger.queries import newest_quota
+from orchestrai.platforms.protocol import QuotaReading
 from orchestrai.testing import ProviderServer, ScriptedPlatform
 
 
@@ -96,3 +101,27 @@ def test_texts_are_kept_once_each(tmp_path):
         orch.batch_sync(["a", "b"], system="One system prompt.")
     kinds = rows(tmp_path, "kind, count(*)", "payloads GROUP BY kind ORDER BY kind")
     assert kinds == [("answer", 2), ("prompt", 2), ("system", 1)]
+
+
+def test_what_replies_and_refusals_tell_of_quota_windows_is_kept_when_it_changes(tmp_path):
+    class Plan(ScriptedPlatform):
+        async def send(self, request):
+            reply = await super().send(request)
+            used = 40.0 if request.messages[0].text == "a" else 92.5
+            reading = QuotaReading("five_hour", used, 1_790_000_000_000_000, "headers", now_us())
+            if request.messages[0].text == "d":
+                reading = replace(reading, used_percent=100.0)
+                raise PlatformError("window", "used up", quota=(reading,))
+            return replace(reply, quota=(reading,))
+
+    with orchestrator(tmp_path, Plan("plan", account="abc")) as orch:
+        for prompt in "abcd":
+            orch.batch_sync([prompt], progress="off")
+        connection = sqlite3.connect(orch.ledger_path)
+        newest = newest_quota(connection)
+        connection.close()
+    told = rows(tmp_path, "platform, account, window, used_percent", "quota ORDER BY seq")
+    assert [used for *_, used in told] == [40.0, 92.5, 92.5, 100.0]  # each call tells its first reading
+    assert [(row.platform, row.account, row.window, row.used_percent) for row in newest] == [
+        ("plan", "abc", "five_hour", 100.0)
+    ]
