@@ -106,6 +106,12 @@ def version() -> str:
     return genai_prices.__version__
 
 
+def model_ids(provider: str) -> list[str]:
+    """Return the ids of the models on the list of a provider; none for a provider that is not listed."""
+    found = _providers().get(provider)
+    return [] if found is None else [model.id for model in found.models]
+
+
 @cache
 def _providers() -> dict[str, Provider]:
     from genai_prices.data import providers

@@ -12,15 +12,18 @@ import abc
 import asyncio
 import hashlib
 import os
+import re
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, get_args
 
 import orjson
 
+from orchestrai.attachments import IMAGE_TYPES, Attachment
 from orchestrai.errors import InvalidInput, InvalidSettings, PlatformError, nearest
+from orchestrai.list_prices import model_ids
 from orchestrai.platforms import wire
 from orchestrai.platforms.http import Headers, HttpClient, Response
 from orchestrai.platforms.protocol import Capabilities, DataUse, Reply, Request, Transport
@@ -31,6 +34,12 @@ from orchestrai.result import Tier
 if TYPE_CHECKING:
     from yarl import URL
 
+_PATHS: Final = ("/chat/completions", "/completions", "/responses", "/messages")  # what is no part of a base_url
+_NO_MODEL: Final = re.compile(
+    r"HTTP 404: .*\bmodels?\b|\bmodels?\b.*\b(not found|not exist|unavailable|unknown|invalid)|(unknown|invalid) model"
+    r"|not a valid model|access model",
+    re.IGNORECASE,
+)
 LIMITS: Final = ("rpm", "tpm", "rpd")  # requests a minute, tokens a minute, requests a day
 
 
@@ -47,6 +56,8 @@ class Home:
         address: Environment variable that holds another address; None without one.
         default_model: Environment variable that names a model; None without one.
         name: What its platform is called; None for the name of the provider.
+        largest_image: Bound of one image [bytes]; it holds at the provider's own address.
+        image_types: Media types of the images that the provider accepts.
     """
 
     base_url: str
@@ -57,6 +68,8 @@ class Home:
     address: str | None = None
     default_model: str | None = None
     name: str | None = None
+    largest_image: int | None = None
+    image_types: tuple[str, ...] = IMAGE_TYPES
 
 
 class ApiPlatform(abc.ABC):
@@ -138,6 +151,7 @@ class ApiPlatform(abc.ABC):
         self._headers: tuple[int | None, Headers] = (None, self._more_headers)
         self._constraint: tuple[Mapping[str, Any], orjson.Fragment] | None = None
         self._account: tuple[int | None, str] = (None, "")
+        self._known_models: list[str] | None = None
         self._http = HttpClient()
         self._speak(base)
 
@@ -189,7 +203,10 @@ class ApiPlatform(abc.ABC):
         """
         body = self._body(request, stream=False) if _is_text(request) else await self._body_with_files(request)
         url = self._form.url(request.model, stream=False)
-        return self._reply(await self._http.post(url, self._sealed_headers(), body), request.model)
+        response = await self._http.post(url, self._sealed_headers(), body)
+        if response.status != 200:
+            raise await self._refused(response, request.model, url)
+        return self._reply(response, url)
 
     async def stream(self, request: Request) -> AsyncIterator[str | Reply]:
         """Make one request and yield the pieces of the answer, then the complete Reply.
@@ -205,7 +222,10 @@ class ApiPlatform(abc.ABC):
             content_type = opened.headers.get("content-type", "").lower()
             if opened.status != 200 or not content_type.startswith("text/event-stream"):
                 # An error, or a server that cannot stream and answers whole.
-                reply = self._reply(Response(opened.status, opened.headers, await opened.read()), request.model)
+                response = Response(opened.status, opened.headers, await opened.read())
+                if response.status != 200:
+                    raise await self._refused(response, request.model, url)
+                reply = self._reply(response, url)
                 if reply.text:
                     yield reply.text
                 yield reply
@@ -236,7 +256,14 @@ class ApiPlatform(abc.ABC):
         await self._http.close()
 
     async def _body_with_files(self, request: Request, *, stream: bool = False) -> bytes:
-        """Return the body; files are read and images encoded, which is not done on the loop."""
+        """Return the body; files are read and images encoded, which is not done on the loop.
+
+        Raises:
+            PlatformError: request: a file changed or cannot be sent here; or what `_body` raises.
+        """
+        problem = next(filter(None, map(self._image_problem, _images(request))), None)
+        if problem is not None:
+            raise PlatformError("request", problem)
         return await asyncio.to_thread(self._body, request, stream=stream)
 
     def _body(self, request: Request, *, stream: bool) -> bytes:
@@ -249,6 +276,15 @@ class ApiPlatform(abc.ABC):
         except (InvalidInput, TypeError, ValueError, AttributeError) as error:
             # A file that changed, half an emoji, a value in `extra` or a schema that is no JSON.
             raise PlatformError("request", f"The request cannot be written: {error}") from None
+
+    def _image_problem(self, image: Attachment) -> str | None:
+        home = self._home
+        if image.media_type not in home.image_types:
+            return f"{image.name}: {self.name} takes no {image.media_type} (known: {', '.join(home.image_types)})."
+        if self._is_own and home.largest_image is not None and image.size > home.largest_image:
+            bound = f"{home.largest_image:,} bytes ({home.largest_image // 2**20} MB)"
+            return f"{image.name}: {image.size:,} bytes; {self.name} takes images of at most {bound}. Scale it down."
+        return None
 
     def _constrained(self, schema: Mapping[str, Any]) -> orjson.Fragment:
         """Return the constraint in JSON; a batch has one schema, so the last one is kept."""
@@ -282,34 +318,54 @@ class ApiPlatform(abc.ABC):
     def _secrets(self) -> list[str]:
         return [self._key(), *self._more_headers.values()]
 
-    def _reply(self, response: Response, model: str) -> Reply:
-        """Return the answer in a whole reply.
+    def _reply(self, response: Response, url: URL) -> Reply:
+        """Return the answer in a whole reply with status 200.
 
         Raises:
-            PlatformError: Another status than 200, a body that is no JSON, or no answer in it.
+            PlatformError: A body that is no JSON, or no answer in it.
         """
-        if response.status != 200:
-            raise self._refused(response, model)
         try:
             document = wire.document(response.body, response.headers)
         except ValueError:
-            document = None
             failure = wire.refused(response, "reply", "the reply is no JSON, or was cut.", self._secrets)
+            if "html" in response.headers.get("content-type", ""):
+                failure = wire.refused(response, "reply", f"a web page, and no answer.{_address(url)}", self._secrets)
         else:
             answer = self._form.answer(response, self._secrets)
             answer.read(document)
             return answer.whole()
         raise failure
 
-    def _refused(self, response: Response, model: str) -> PlatformError:
-        """Return the typed error of a reply whose status is not 200."""
+    async def _refused(self, response: Response, model: str, url: URL) -> PlatformError:
+        """Return the typed error of a reply whose status is not 200, with what a person can do about it."""
         if 300 <= response.status < 400:
             return wire.redirected(response)
         try:
             document = wire.document(response.body, response.headers)
         except ValueError:
             document = None
-        return self._form.refusal(response, document, model, self._secrets)
+        error = self._form.refusal(response, document, model, self._secrets)
+        error.rate_limits = self._form.answer(response, self._secrets).rate_limits()
+        words = str(error).replace(f"(model {model!r})", "")
+        if error.http_status == 401:
+            wire.advise(error, self._key_advice())
+        elif error.kind == "request" and _NO_MODEL.search(words):
+            wire.advise(error, await self._model_advice(model))
+        elif error.http_status in (404, 405):
+            wire.advise(error, _address(url))
+        return error
+
+    def _key_advice(self) -> str:
+        variable = self._home.keys[0]
+        if self._key():
+            return f" Check api_key= or {variable}."
+        return f" No key was sent: give api_key= ({variable} goes to the provider's own address alone)."
+
+    async def _model_advice(self, model: str) -> str:
+        """Return the nearest model that the provider has; its list takes a moment to load, so not on the loop."""
+        if self._known_models is None:
+            self._known_models = await asyncio.to_thread(model_ids, self.provider)
+        return "" if model in self._known_models else nearest(model, self._known_models)
 
 
 def sealed(key: str | Callable[[], str] | None) -> Callable[[], str]:
@@ -336,6 +392,17 @@ def _is_text(request: Request) -> bool:
     return True
 
 
+def _images(request: Request) -> Iterator[Attachment]:
+    for message in request.messages:
+        for part in message.content if isinstance(message.content, tuple) else ():
+            if isinstance(part, Attachment) and part.media_type.startswith("image/"):
+                yield part
+
+
+def _address(url: URL) -> str:
+    return f" Is base_url right? The request went to {url}."
+
+
 def _variable(name: str | None) -> str | None:
     return os.environ.get(name) if name is not None else None
 
@@ -350,6 +417,9 @@ def _base(name: str, address: str, example: str) -> URL:
         base = URL()
     if base.scheme not in ("http", "https") or not base.host:
         raise InvalidSettings(f"{name}: base_url is an address such as {example}, not {address!r}.")
+    full = next((path for path in _PATHS if base.path.endswith(path)), None)
+    if full is not None:
+        raise InvalidSettings(f"{name}: base_url is {example}, for instance: without {full} at its end.")
     if base.user or base.password or base.query:
         raise InvalidSettings(f"{name}: base_url holds a password or a query. The key goes into api_key=.")
     return base

@@ -82,6 +82,7 @@ class OpenAI(ApiPlatform):
         hosts=_PROVIDERS,
         address="OPENAI_BASE_URL",
         default_model="OPENAI_MODEL",
+        largest_image=20 * 2**20,  # developers.openai.com/api/docs/guides/images-vision, "Image input requirements"
     )
 
     def __init__(

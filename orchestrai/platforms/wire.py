@@ -26,6 +26,7 @@ Secrets = Callable[[], Iterable[str]]
 
 _MOST_TOKENS: Final = 10**12  # a count above it is no count; the longest context windows are about 10**7
 _LONGEST_WAIT_S: Final = 366 * 86_400.0  # no window of any provider is longer than a year; more is garbage
+_LONGEST_MESSAGE: Final = 500  # characters of an error, as `errors.redact` keeps them
 _LONGEST_WORD: Final = 200  # characters of an id, a model name or a tier
 _CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 _LONGEST_DURATION: Final = 40  # characters; also because looking for units in endless digits takes their square
@@ -245,6 +246,13 @@ def refused(response: Response, kind: PlatformErrorKind, message: str, secrets: 
         may_be_billed=response.status < 300 or response.status in _MAY_BE_BILLED,
         request_id=request_id(response.headers),
     )
+
+
+def advise(error: PlatformError, advice: str) -> None:
+    """Add to an error what a person can do about it; the provider's words make room for it."""
+    words = str(error)
+    room = _LONGEST_MESSAGE - len(advice)
+    error.args = ((words if len(words) <= room else words[: room - 1] + "…") + advice,)
 
 
 def one_line(text: str) -> str:

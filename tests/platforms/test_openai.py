@@ -73,6 +73,26 @@ def failure(server, asked=None, *, streamed=False):
     return caught.value
 
 
+async def closed_after(platform):
+    try:
+        return await platform.send(request())
+    finally:
+        await platform.close()
+
+
+def unknown_model(server, model, *, streamed=False, **settings):
+    """Return the error of a request for this model at a server whose provider is OpenAI."""
+
+    async def asked(platform):
+        if not streamed:
+            return await platform.send(request(model=model))
+        return [item async for item in platform.stream(request(model=model))]
+
+    with pytest.raises(PlatformError) as caught:
+        run(server, asked, **{"provider": "openai", **settings})
+    return caught.value
+
+
 def sent(asked, **settings):
     with ProviderServer() as server:
         send(server, asked, **settings)
@@ -581,6 +601,123 @@ class TestErrors:
             send(server, headers={"X-Team": "blue-secret"})
         assert KEY not in str(caught.value)
         assert "blue-secret" not in str(caught.value)
+
+
+class TestMistakes:
+    @pytest.mark.parametrize(
+        ("status", "words"),
+        [
+            (404, "The model `gpt-5-minni` does not exist or you do not have access to it."),
+            (404, 'model "gpt-5-minni" not found, try pulling it first'),
+            (404, "models/gpt-5-minni is not found for API version v1beta, or is not supported"),
+            (404, "model: gpt-5-minni"),
+            (400, "gpt-5-minni is not a valid model ID"),
+            (400, "Invalid model: gpt-5-minni"),
+            (400, "Model Not Exist"),
+        ],
+    )
+    def test_an_unknown_model_is_told_with_the_nearest_known_one(self, status, words):
+        body = json.dumps({"error": {"message": words, "code": "model_not_found"}}).encode()
+        for streamed in (False, True):
+            with replied(body, status) as server:
+                error = unknown_model(server, "gpt-5-minni", streamed=streamed)
+            assert error.kind == "request"
+            assert words in str(error)
+            assert str(error).endswith("Did you mean 'gpt-5-mini'?")
+
+    def test_the_nearest_model_is_one_of_that_provider(self):
+        body = b'{"error":{"message":"The model does not exist"}}'
+        with replied(body, 404) as server:
+            assert "Did you mean" not in str(unknown_model(server, "gpt-5-minni", provider="nobody"))
+            assert "Did you mean 'claude-" in str(unknown_model(server, "claude-haikuu-4-5", provider="anthropic"))
+            assert "Did you mean" not in str(unknown_model(server, "gpt-5-mini")), "it exists, but not for this account"
+
+    def test_a_refusal_about_something_else_names_no_model(self):
+        with replied(b'{"error":{"message":"temperature is above 2 for this model"}}', 400) as server:
+            assert "Did you mean" not in str(unknown_model(server, "gpt-5-minni"))
+
+    @pytest.mark.parametrize(
+        "body", [b'{"detail":"Not Found"}', b"<html>nginx</html>", b'{"error":"Invalid URL"}', b""]
+    )
+    @pytest.mark.parametrize("status", [404, 405])
+    def test_a_wrong_base_url_is_told_with_the_address_that_was_asked(self, body, status):
+        for streamed in (False, True):
+            with replied(body, status) as server:
+                error = failure(server, streamed=streamed)
+                assert f"Is base_url right? The request went to {server.base_url}/chat/completions." in str(error)
+            assert error.kind == "request"
+
+    def test_a_web_page_instead_of_an_answer_is_told_as_one(self):
+        with replied(b"<html><title>Sign in</title></html>", headers={"content-type": "text/html"}) as server:
+            error = failure(server)
+        assert (error.kind, error.may_be_billed) == ("reply", True)
+        assert "a web page, and no answer. Is base_url right?" in str(error)
+
+    def test_an_address_with_the_path_of_the_protocol_is_refused_when_the_platform_is_made(self):
+        for path in ("chat/completions", "responses", "chat/completions/"):
+            with pytest.raises(InvalidSettings, match="without /"):
+                OpenAI(base_url=f"http://127.0.0.1:8000/v1/{path}")
+
+    def test_nobody_at_the_address_is_told_with_host_and_port(self):
+        with pytest.raises(PlatformError, match=r"127\.0\.0\.1:1: no connection") as caught:
+            asyncio.run(closed_after(OpenAI(base_url="http://127.0.0.1:1/v1", api_key=KEY, model="m")))
+        assert (caught.value.kind, caught.value.may_be_billed) == ("connection", False)
+
+    def test_a_wrong_key_says_where_keys_come_from_and_shows_none(self):
+        with ProviderServer(api_key="sk-another") as server:
+            error = failure(server)
+            assert "Incorrect API key" in str(error)
+            assert str(error).endswith("Check api_key= or OPENAI_API_KEY.")
+            assert KEY not in str(error)
+            assert error.kind == "key"
+
+    def test_a_missing_key_says_why_none_was_sent(self, monkeypatch):
+        monkeypatch.setenv("OPENAI_API_KEY", KEY)
+        with ProviderServer(api_key=KEY) as server, pytest.raises(PlatformError, match="No key was sent") as caught:
+            send(server, api_key=None)
+        assert caught.value.kind == "key"
+
+    def test_what_to_do_is_said_whole_however_long_the_provider_talks(self):
+        body = json.dumps({"error": {"message": "The model is unknown. " + "words " * 200}}).encode()
+        with replied(body, 404) as server:
+            error = unknown_model(server, "gpt-5-minni")
+        assert len(str(error)) == 500
+        assert str(error).endswith("… Did you mean 'gpt-5-mini'?")
+
+    def test_a_refusal_tells_what_its_headers_say_of_the_limits(self):
+        headers = {"x-ratelimit-limit-requests": "60", "x-ratelimit-remaining-requests": "0"}
+        with replied(b'{"error":{"message":"slow down"}}', 429, headers) as server:
+            assert failure(server).rate_limits == RateLimits(requests_limit=60, requests_left=0)
+
+
+class TestImages:
+    def test_an_image_above_the_bound_is_refused_unsent_with_its_name_and_the_bound(self, tmp_path):
+        path = tmp_path / "scan.png"
+        path.write_bytes(PIXEL + b"\0" * (20 * 2**20))
+        asked = request("What is this?", attachments.from_path(path), model=DEFAULT_MODEL)
+        with pytest.raises(
+            PlatformError, match=r"scan\.png: 20,9\d\d,\d{3} bytes; .* at most 20,971,520 bytes"
+        ) as caught:
+            asyncio.run(OpenAI(api_key=KEY, headers={"X": "y"})._body_with_files(asked))
+        assert (caught.value.kind, caught.value.may_be_billed) == ("request", False)
+
+    def test_another_server_has_bounds_of_its_own(self, tmp_path):
+        path = tmp_path / "scan.png"
+        path.write_bytes(PIXEL + b"\0" * (20 * 2**20))
+        with ProviderServer() as server:
+            send(server, request("What is this?", attachments.from_path(path)))
+            assert len(server.requests) == 1
+
+    @pytest.mark.parametrize("content", [b"II*\0\xff\xfe" * 9, b"\0\0\0\x18ftypheic\xff", b"BM\xff\xff" * 9])
+    def test_an_image_of_an_unknown_type_is_refused_unsent_with_its_name_and_the_known_types(self, tmp_path, content):
+        path = tmp_path / "photo.png"  # a name may lie
+        path.write_bytes(content)
+        with ProviderServer() as server:
+            error = failure(server, request("What is this?", attachments.from_path(path)))
+            assert server.requests == []
+        assert error.kind == "request"
+        for words in ("photo.png", "image/png", "image/jpeg", "image/gif", "image/webp"):
+            assert words in str(error)
 
 
 class TestLimits:
