@@ -3,7 +3,7 @@
 In `orchestrai.toml`, or under `[tool.orchestrai]` in `pyproject.toml` (where a folder has both, `orchestrai.toml`
 counts):
 
-    attempts = 6
+    attempts = 8
     ask_above = 2.50
 
     [prices."deepseek/deepseek-chat"]
@@ -92,7 +92,7 @@ class Settings:
     """
 
     data_dir: Path | None = None
-    attempts: int = 4
+    attempts: int = 6
     repair_attempts: int = 1
     timeout_s: float = 300.0
     concurrency: int | None = None

@@ -62,7 +62,7 @@ class RetryPolicy:
 
     def __init__(
         self,
-        attempts: int = 4,
+        attempts: int = 6,
         base_s: float = 0.5,
         most_s: float = 60.0,
         jitter: float = 0.1,

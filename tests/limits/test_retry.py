@@ -123,9 +123,9 @@ def tries(policy, kind, told) -> int:
 
 @pytest.mark.parametrize("kind", CURABLE)
 def test_a_task_is_tried_as_often_as_the_policy_says(kind):
-    assert tries(RetryPolicy(), kind, None) == 4
+    assert tries(RetryPolicy(), kind, None) == 6
     assert tries(RetryPolicy(attempts=1), kind, None) == 1
-    assert tries(RetryPolicy(), kind, 5.0) == (10 if kind == "rate" else 4)
+    assert tries(RetryPolicy(), kind, 5.0) == (10 if kind == "rate" else 6)
 
 
 def test_a_told_rate_limit_may_be_met_more_often_than_a_fault():
