@@ -10,7 +10,7 @@ translucent grey, and the one red has a contrast of 4.3 or more on white and on 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Final
 
@@ -62,6 +62,19 @@ def result_block(result: Result) -> str:
 def batch_block(batch: BatchResult) -> str:
     """Return a batch at a glance: its sums, who answered how much, its first and last rows, its failures."""
     return _block(_headline(batch) + _sums(batch) + _platforms(batch) + _rows(batch) + _failures(batch))
+
+
+def table_block(headline: str, titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table of texts under a headline; the first cell of each row names it."""
+    lines = [
+        _line(
+            f'<th scope="row" style="{_TH}">{_escaped(name)}</th>'
+            + "".join(f'<td style="{_TD}">{_escaped(cell)}</td>' for cell in cells)
+        )
+        for name, *cells in rows
+    ]
+    head = f'<div style="margin:0 0 6px 0;font-size:15px;font-weight:600">{_escaped(headline)}</div>'
+    return _block(head + _table([_escaped(title) for title in titles], lines))
 
 
 def _escaped(data: str) -> str:

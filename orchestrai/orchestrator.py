@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import os
 import threading
 import weakref
@@ -30,11 +31,14 @@ from orchestrai.engine.prepare import Prepared, Preparer
 from orchestrai.errors import BatchStopped, InvalidInput, LedgerError, nearest
 from orchestrai.handle import Handle
 from orchestrai.intake import Intake
+from orchestrai.ledger.queries import newest_quota
+from orchestrai.ledger.rows import QuotaRow
 from orchestrai.options import CallOptions, OnError, ProgressMode, TaskOptions, check_call, signature_of
 from orchestrai.platforms import discovery
 from orchestrai.platforms.catalogue import with_settings
 from orchestrai.platforms.discovery import Finding
-from orchestrai.platforms.protocol import Platform
+from orchestrai.platforms.listing import PlatformListing
+from orchestrai.platforms.protocol import Platform, QuotaReading
 from orchestrai.pricing import PriceList
 from orchestrai.progress_line import show_progress
 from orchestrai.result import Result
@@ -343,6 +347,15 @@ class Orchestrator:
         if self._findings is None:
             self._findings = discovery.find(self.settings, self._given)
         return self._findings
+
+    @property
+    def platforms(self) -> PlatformListing:
+        """Every platform, found or not and why: model, tier, version, login, limits, quota left, data use."""
+        told: list[QuotaRow] = []
+        if self.ledger_path.exists():
+            with contextlib.suppress(LedgerError):  # the next call says what is wrong with it
+                told = self._opened().ledger.read(newest_quota)
+        return PlatformListing(self.findings, [(row.platform, row.account, QuotaReading(*row[2:])) for row in told])
 
     @property
     def ledger_path(self) -> Path:

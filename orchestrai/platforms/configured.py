@@ -29,8 +29,13 @@ _CLASSES: Final = {  # kind -> class in orchestrai.platforms, in the order in wh
     "local": "LocalModel",
 }
 _ALSO_CALLED: Final = {"codex": "chatgpt", "claude": "claude_code", "google": "gemini", "gpt": "openai"}
-_ADDRESSES: Final = {"openai": "OPENAI_BASE_URL", "anthropic": "ANTHROPIC_BASE_URL"}
-_MODELS: Final = {"openai": "OPENAI_MODEL"}
+# Variables that the platforms read themselves, where nothing else is given.
+_ADDRESSES: Final = {
+    "openai": "OPENAI_BASE_URL",
+    "anthropic": "ANTHROPIC_BASE_URL",
+    "gemini": "GOOGLE_GEMINI_BASE_URL",
+}
+_MODELS: Final = {"openai": "OPENAI_MODEL", "anthropic": "ANTHROPIC_MODEL", "gemini": "GEMINI_MODEL"}
 _LOGIN_FIELDS: Final = ("binary", "home", "env", "config")  # decide which login a client uses
 _WORST: Final[tuple[DataUse, ...]] = ("none", "unknown", "may_train")
 
