@@ -273,29 +273,20 @@ def _deliver(result: BatchResult, output: Path | None, format: Format) -> None:
 
 @app.command()
 def platforms(format: FormatOption = Format.text, project: ProjectOption = None) -> int:
-    """List what can answer, and how to get the rest."""
-    from orchestrai.cli import render
+    """List what can answer, and how to get the rest. Nothing is sent for it."""
+    from orchestrai.cli import records, render
 
     with _orchestrator(project) as orchestrator:
-        findings, ledger = orchestrator.findings, orchestrator.ledger_path
-    code = SUCCEEDED if any(finding.platform is not None for finding in findings) else NOTHING_RAN
+        listing, ledger = orchestrator.platforms, orchestrator.ledger_path
     if format is Format.json:
-        fields = ("name", "model", "tier", "automatic", "why")
-        rows = [
-            {"found": finding.platform is not None, **{field: getattr(finding, field) for field in fields}}
-            for finding in findings
-        ]
-        render.show_json({"platforms": rows, "ledger": str(ledger)})
-        return code
-    render.show_table(
-        [
-            [f.name, "yes" if f.platform is not None else "no", f.model or "", f.tier or "", " ".join(f.why.split())]
-            for f in findings
-        ],
-        ("platform", "found", "model", "tier", "why"),
-    )
-    render.message(f"\nLedger: {ledger}")
-    return code
+        render.show_json({"platforms": [records.platform_record(row) for row in listing], "ledger": str(ledger)})
+    else:
+        titles, rows = listing.table()
+        render.show_table(rows, titles)
+        print()
+        render.show_facts([(row.name, row.why) for row in listing])
+        render.message(f"\nLedger: {ledger}")
+    return SUCCEEDED if listing.found else NOTHING_RAN
 
 
 def _orchestrator(project: Path | None) -> Orchestrator:

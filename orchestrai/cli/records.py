@@ -1,15 +1,17 @@
-"""Results as JSON: the fields that scripts may rely on, listed in docs/how-to/command_line.md."""
+"""Results and platforms as JSON: the fields that scripts may rely on, listed in docs/how-to/command_line.md."""
 
 from __future__ import annotations
 
 import json
 import re
+import time
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
 from orchestrai.result import Result
 
 if TYPE_CHECKING:
+    from orchestrai.platforms.listing import Listed
     from orchestrai.results.batch_result import BatchResult
 
 # What JSON may hold as it is but a terminal or a reader should not meet: DEL and C1, the bidirectional controls
@@ -61,6 +63,33 @@ def result_record(result: Result) -> dict[str, Any]:
         "reused": result.reused,
         "finish_reason": result.finish_reason,
         "tags": dict(result.task.tags or {}),
+    }
+
+
+def platform_record(row: Listed) -> dict[str, Any]:
+    """Return a platform as the object that `platforms` prints."""
+    now_us = time.time_ns() // 1000
+    return {
+        "name": row.name,
+        "found": row.found,
+        "automatic": row.automatic,
+        "model": row.model,
+        "tier": row.tier,
+        "version": row.version,
+        "login": row.login,
+        "data_use": row.data_use,
+        "limits": dict(row.limits),
+        "quota": [
+            {
+                "window": reading.window,
+                "used_percent": reading.used_percent,
+                "resets_at_us": reading.resets_at,
+                "age_s": round((now_us - reading.observed_at) / 1e6, 3),
+                "source": reading.source,
+            }
+            for reading in row.quota
+        ],
+        "why": row.why,
     }
 
 

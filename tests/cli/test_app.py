@@ -480,18 +480,42 @@ def test_platforms_lists_what_was_found_and_what_to_do_about_the_rest(shell):
     assert listed["openai"] == {
         "name": "openai",
         "found": True,
+        "automatic": True,
         "model": "gpt-5-mini",
         "tier": "paid",
-        "automatic": True,
-        "why": listed["openai"]["why"],
+        "version": None,
+        "login": listed["openai"]["login"],
+        "data_use": "unknown",  # of the server that OPENAI_BASE_URL names nothing is known
+        "limits": {},
+        "quota": [],
+        "why": "OPENAI_API_KEY is set",
     }
+    assert re.fullmatch("key [0-9a-f]{8}", listed["openai"]["login"])
     assert listed["local"]["found"] is False
     assert "orchestrai model fetch" in listed["local"]["why"]
     text = shell("platforms")
     assert re.search(r"^openai +yes +gpt-5-mini +paid ", text.stdout, re.MULTILINE)
-    assert re.search(r"^local +no ", text.stdout, re.MULTILINE)
+    assert re.search(r"^local +no", text.stdout, re.MULTILINE)
+    assert re.search(r"^groq +GROQ_API_KEY is not set \(a free key: ", text.stdout, re.MULTILINE)
     assert "sk-test" not in text.stdout + text.stderr
     assert shell("platforms").returncode == 0
+
+
+def test_platforms_shows_what_settings_say_of_them(shell):
+    shell.file(
+        "orchestrai.toml",
+        'never_train = true\n[platforms.groq]\napi_key = "env:SPARE"\n[platforms.free_gemma]\nkind = "openrouter"\n'
+        'api_key = "env:SPARE"\nlimits = { rpm = 20, rpd = 1000 }\n',
+    )
+    shell.more["SPARE"] = "sk-spare"
+    listed = {row["name"]: row for row in shell.json("platforms")["platforms"]}
+    assert (listed["groq"]["found"], listed["groq"]["limits"]) == (True, {"rpm": 30, "rpd": 1000})
+    assert (listed["groq"]["tier"], listed["groq"]["data_use"]) == ("free", "none")
+    assert (listed["free_gemma"]["found"], listed["free_gemma"]["limits"]) == (False, {"rpm": 20, "rpd": 1000})
+    assert listed["free_gemma"]["why"].startswith("never_train is set")
+    text = shell("platforms").stdout
+    assert "30 requests/min, 1,000 requests/day" in text
+    assert "not trained on" in text
 
 
 def test_platforms_ends_with_3_where_nothing_can_answer(bare):
@@ -556,6 +580,7 @@ def test_every_option_and_every_json_field_is_documented(shell):
         shell.json("batch", "-i", tasks, "-o", "o.json"),
         shell.json("platforms"),
         *shell.json("platforms")["platforms"],
+        {"window": 0, "used_percent": 0, "resets_at_us": 0, "age_s": 0, "source": 0},  # of a reading of a quota
     ]
     fields = {name for document in documents for name in document}
     assert [name for name in sorted(options | fields) if f"`{name}" not in page] == []
