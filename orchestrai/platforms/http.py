@@ -329,12 +329,13 @@ def _too_large(response: aiohttp.ClientResponse, largest: int) -> PlatformError:
 
 
 def _unusable(response: aiohttp.ClientResponse, kind: PlatformErrorKind, message: str) -> PlatformError:
+    request_id = response.headers.get("x-request-id") or response.headers.get("request-id") or ""
     return PlatformError(
         kind,
         f"{response.url.host}:{response.url.port}: {message}.",
         http_status=response.status,
         may_be_billed=response.status < 300,
-        request_id=response.headers.get("x-request-id") or response.headers.get("request-id"),
+        request_id=request_id if 0 < len(request_id) <= 200 and request_id.isprintable() else None,  # may be any bytes
     )
 
 

@@ -9,8 +9,6 @@ import base64
 import json
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from orchestrai.attachments import Attachment
@@ -278,29 +276,8 @@ class Answer(wire_form.Answer):
 def _told(headers: Mapping[str, str], name: str) -> tuple[int | None, int | None, float | None]:
     """Return limit, rest and time until the reset [s] of one rate limit."""
     prefix = f"{_LIMITS}{name}-"
-    limit, left = (_count(headers.get(prefix + field)) for field in ("limit", "remaining"))
-    return limit, left, _seconds_until(headers.get(prefix + "reset"), headers)
-
-
-def _count(text: str | None) -> int | None:
-    return int(text) if text and len(text) <= 15 and text.isascii() and text.isdigit() else None
-
-
-def _seconds_until(moment: str | None, headers: Mapping[str, str]) -> float | None:
-    """Return how long it is until a time in RFC 3339 [s], by the reply's own clock; 0 for a past one."""
-    try:
-        until = datetime.fromisoformat(moment or "")
-        seconds = max(0.0, (until - _now(headers)).total_seconds())
-    except (ValueError, TypeError, OverflowError):  # no time, or one without a zone
-        return None
-    return wire.duration_s(f"{seconds:f}")
-
-
-def _now(headers: Mapping[str, str]) -> datetime:
-    try:
-        return parsedate_to_datetime(headers.get("date", "")).astimezone(UTC)
-    except (ValueError, TypeError, OverflowError, IndexError):
-        return datetime.now(UTC)
+    limit, left = (wire.count(headers.get(prefix + field)) for field in ("limit", "remaining"))
+    return limit, left, wire.seconds_until(headers.get(prefix + "reset"), headers)
 
 
 def refusal(response: Response, document: Any, model: str, secrets: wire.Secrets) -> PlatformError:
@@ -316,7 +293,7 @@ def refusal(response: Response, document: Any, model: str, secrets: wire.Secrets
     failure = wire.refused(response, kind, message, secrets)
     again = _REGAIN.search(message)
     if kind == "window" and again is not None:
-        failure.retry_after_s = _seconds_until(f"{again[1]}T{again[2]}+00:00", response.headers)
+        failure.retry_after_s = wire.seconds_until(f"{again[1]}T{again[2]}+00:00", response.headers)
     return failure
 
 

@@ -94,8 +94,8 @@ def part_of(whole: int | None, value: Any) -> int | None:
 
 
 def word(value: Any) -> str | None:
-    """Return a short text (an id, a model, a tier); None for anything else."""
-    return value if isinstance(value, str) and 0 < len(value) <= _LONGEST_WORD else None
+    """Return a short text (an id, a model, a tier); None for anything else, and for bytes of a header that are none."""
+    return value if isinstance(value, str) and 0 < len(value) <= _LONGEST_WORD and value.isprintable() else None
 
 
 def mapping(value: Any) -> Mapping[str, Any]:
@@ -153,7 +153,21 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
     until = _date(told)
     if until is None:
         return None
-    return _wait(max(0.0, (until - (_date(headers.get("date")) or datetime.now(UTC))).total_seconds()))
+    return _wait(max(0.0, (until - now(headers)).total_seconds()))
+
+
+def seconds_until(moment: str | None, headers: Mapping[str, str]) -> float | None:
+    """Return how long it is until a time in RFC 3339 [s], from the reply's own `Date`; 0 for a past one."""
+    try:
+        until = datetime.fromisoformat(moment or "")
+        return _wait(max(0.0, (until - now(headers)).total_seconds()))
+    except (ValueError, TypeError, OverflowError):  # no time, or one without a zone
+        return None
+
+
+def now(headers: Mapping[str, str]) -> datetime:
+    """Return when a reply was made by its own `Date`, so that a wrong clock here changes nothing; else the time."""
+    return _date(headers.get("date")) or datetime.now(UTC)
 
 
 def _date(text: str | None) -> datetime | None:
