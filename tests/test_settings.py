@@ -40,7 +40,7 @@ def write(path: Path, text: str) -> Path:
 
 def test_without_anything_the_defaults_hold(folder):
     assert load(folder, env={}) == Settings()
-    assert Settings() == Settings(None, 4, 1, 300.0, None, True, True, "auto", Decimal(1), False, {}, {}, {})
+    assert Settings() == Settings(None, 6, 1, 300.0, None, True, True, "auto", Decimal(1), False, {}, {}, {})
 
 
 def test_the_nearest_file_upwards_counts(folder, tmp_path):
