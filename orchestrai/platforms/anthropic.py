@@ -61,6 +61,7 @@ class Anthropic(ApiPlatform):
         hosts={"api.anthropic.com": "anthropic"},
         address="ANTHROPIC_BASE_URL",
         default_model="ANTHROPIC_MODEL",
+        largest_image=10 * 2**20 * 3 // 4,  # 10 MB of base64
     )
 
     def _speak(self, base: URL) -> None:

@@ -56,6 +56,7 @@ class Gemini(ApiPlatform):
         address="GOOGLE_GEMINI_BASE_URL",
         default_model="GEMINI_MODEL",
         name="gemini",
+        image_types=("image/png", "image/jpeg", "image/webp"),  # ai.google.dev/gemini-api/docs/image-understanding
     )
 
     def _speak(self, base: URL) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from urllib.parse import quote
 
 from orchestrai.attachments import Attachment
-from orchestrai.errors import InvalidInput, PlatformError, PlatformErrorKind
+from orchestrai.errors import PlatformError, PlatformErrorKind
 from orchestrai.platforms import wire, wire_form
 from orchestrai.platforms.http import Event, Response
 from orchestrai.platforms.protocol import RateLimits, Reply, Request
@@ -22,7 +22,6 @@ from orchestrai.result import NO_USAGE, Usage
 if TYPE_CHECKING:
     from yarl import URL
 
-IMAGE_TYPES: Final = ("image/png", "image/jpeg", "image/webp")
 _BUDGETED: Final = re.compile(r"gemini-2\.5")  # thinks up to a number of tokens; the later ones to a level
 _BUDGETS: Final = {"low": 1_024, "medium": 8_192, "high": 24_576}  # tokens, as Google's own OpenAI endpoint maps them
 _MAPS_OF_SCHEMAS: Final = ("properties", "$defs", "definitions")
@@ -76,11 +75,7 @@ class GenerateContent:
         return _without_const(schema)
 
     def body(self, request: Request, *, stream: bool, constraint: Any) -> dict[str, Any]:  # noqa: ARG002  # the address tells it
-        """Return the body of a request; system messages within the conversation join the system prompt.
-
-        Raises:
-            InvalidInput: An image of another type than `IMAGE_TYPES`, or a file that changed.
-        """
+        """Return the body of a request; system messages within the conversation join the system prompt."""
         turns = [message for message in request.messages if message.role != "system"]
         system = [message.text for message in request.messages if message.role == "system"]
         if request.system is not None:
@@ -156,8 +151,6 @@ def _part(part: str | Attachment) -> dict[str, Any]:
         return {"text": part}
     if not part.is_image:
         return {"text": wire_form.fenced(part.name, part.text())}
-    if part.media_type not in IMAGE_TYPES:
-        raise InvalidInput(f"{part.name}: Gemini takes no {part.media_type}, only {', '.join(IMAGE_TYPES)}.")
     return {"inlineData": {"mimeType": part.media_type, "data": base64.b64encode(part.read()).decode("ascii")}}
 
 

@@ -201,6 +201,12 @@ class TestRequests:
         assert parts[1]["source"]["data"].startswith("iVBOR")
         assert parts[2] == {"type": "text", "text": "File: notes.md\n````\na\n```\nb\n````"}
 
+    def test_an_image_that_anthropic_would_refuse_is_refused_unsent(self):
+        large = attachments.image(PIXEL + bytes(8 * 2**20))
+        with pytest.raises(PlatformError, match="Scale it down") as caught:
+            asyncio.run(Anthropic(api_key=KEY).send(request("Look.", large)))
+        assert caught.value.kind == "request"
+
     def test_what_is_no_json_is_refused_unsent(self):
         with ProviderServer() as server:
             for asked in (request("half \ud83d"), request(extra={"x": object()}), request(system="\udc00")):
