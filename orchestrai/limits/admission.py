@@ -73,6 +73,7 @@ class Admission:
         self._is_told = rpm is not None or tpm is not None  # and not yet started
         self._is_paced = False
         self._newest = 0  # number of the newest request
+        self._answered = 0
         self._sent_tokens = 0.0  # estimated of all requests so far
 
     # Before a request.
@@ -142,6 +143,7 @@ class Admission:
         if limits is not None or (tokens is not None and self._is_paced):
             self._measure(ticket, now, limits, tokens)
         if kind is None:
+            self._answered += 1
             self._concurrency.answered(ticket.order, self._newest, in_flight)
             if not self._cooldown.is_quiet:
                 self._cooldown.answered(ticket.order, disproves=not self._concurrency.is_suffering)
@@ -177,9 +179,9 @@ class Admission:
         self._concurrency.narrow(ceiling)
 
     def reconsider(self, now: float) -> None:
-        """Let one request try a platform whose window, balance or key was used up or refused.
+        """Let one request try a platform that is not worth waiting for.
 
-        For the start of a call: its person may have paid, or waited, or changed the key.
+        For the start of a call: its person may have paid, or changed the key, or started the server again.
         """
         self._cooldown.reconsider(now)
 
@@ -204,6 +206,12 @@ class Admission:
     def resting_until(self) -> float | None:
         """End of the rest [s]; in the past while a probe decides; None when the lane does not rest."""
         return None if self._cooldown.why is None else self._cooldown.until
+
+    @property
+    def held_until(self) -> float | None:
+        """Until when "too fast" holds all requests back [s], perhaps in the past; None when it never did."""
+        held = self._pace.held_until
+        return None if held < 0 else held
 
     @property
     def why(self) -> ErrorClass | None:
@@ -250,11 +258,16 @@ class Admission:
         if kind == "rate" and self._is_paced and (told_s is None or told_s <= LONGEST_TOLD_S):
             # The pace holds everything back as long as told: a rest, and the probe after it, would cost a latency.
             is_new = self._pace.refused(now, order, self._newest, told_s)
+            if is_new and self._pace.requests.is_felt:
+                self._pace.feel(now, self._answered)
             if self._cooldown.decides(order):
                 self._cooldown.refused(kind, order, now, told_s)
             elif is_new:
                 self._cooldown.refused(kind, order, now, None)
             return
         if (kind == "rate" or kind in _STRAIN) and not self._cooldown.decides(order):  # a probe was alone
-            self._concurrency.failed(order, self._newest)
+            was_cut = self._concurrency.failed(order, self._newest)
+            if kind == "rate" and (was_cut or self._concurrency.is_suffering):
+                self._pace.feel(now, self._answered)
+                self._is_paced = self._pace.is_known
         self._cooldown.refused(kind, order, now, told_s)

@@ -36,7 +36,7 @@ class Cooldown:
     """The rests of one lane."""
 
     __slots__ = (
-        "_began", "_cause", "_down_since", "_in_a_row", "_met", "_new_from", "_probe", "_rests", "until", "why",
+        "_began", "_cause", "_down_since", "_in_a_row", "_is_told", "_met", "_new_from", "_probe", "_rests", "until", "why",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -48,6 +48,7 @@ class Cooldown:
         self._new_from = 0  # failures of earlier requests belong to a rest that is over
         self._probe = 0  # number of the request that decides; 0 for none
         self._rests = 0  # in a row
+        self._is_told = False  # the length of the rest, by the platform
         self._in_a_row = 0  # failures without an answer between them
         self._met = False  # whether the platform ever gave any reply
 
@@ -122,8 +123,11 @@ class Cooldown:
             self._probe = 0
 
     def reconsider(self, now: float) -> None:
-        """End a rest that only the account's owner can end, by one probe."""
-        if self.why in _GONE:
+        """End a rest that somebody may have ended meanwhile, by one probe: the account's owner, or who restarted it.
+
+        A wait that a platform told, so that nobody comes too early, is kept.
+        """
+        if self.why in _GONE or (not self._is_told and self.away(now)):
             self.until = min(self.until, now)
 
     def away(self, now: float, patience_s: float = PATIENCE_S) -> ErrorClass | None:
@@ -144,6 +148,7 @@ class Cooldown:
             self.why = kind
             told_s = told_s or _UNTOLD_S[kind]
         if told_s:
+            self._is_told = True
             self.until = max(self.until, self._began + min(told_s, _LONGEST_S))
 
     def _rest(self, kind: ErrorClass, now: float, told_s: float | None) -> None:
@@ -153,6 +158,7 @@ class Cooldown:
         if told_s:
             rest_s = min(told_s, _LONGEST_S) if self._rests == 1 or kind in _GONE else max(told_s, untold_s)
         self.why = kind
+        self._is_told = bool(told_s)
         self.until = now + rest_s
         self._began = now
         self._probe = 0

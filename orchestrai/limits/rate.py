@@ -22,6 +22,11 @@ _TOO_MANY: Final = 5
 _SOON_S: Final = 10.0
 _FASTER_PER_S: Final = 0.01  # and is believed again at this pace
 _SLOWEST: Final = 0.02
+_FELT_SHARE: Final = 0.95  # of a rate that was measured between two refusals is used at first
+_FELT_GROWTH_PER_S: Final = 0.02  # and more with every second, until it is refused again
+_FELT_BURST_S: Final = 0.1
+_MEASURED_S: Final = (1.0, 120.0)  # shortest and longest time between two refusals that measures a rate
+_MEASURED_LEAST: Final = 3  # answers in it
 _NEW: Final = 0.1  # weight of the newest reply in the learned size of estimates
 
 
@@ -99,12 +104,13 @@ class Limit:
         per_minute: As told by settings; None when they say nothing.
     """
 
-    __slots__ = ("_allowed_per_s", "_told_per_s", "bucket")
+    __slots__ = ("_allowed_per_s", "_told_per_s", "bucket", "is_felt")
 
     def __init__(self, per_minute: float | None) -> None:
         self._told_per_s = None if per_minute is None else per_minute / MINUTE_S
         self._allowed_per_s = self._told_per_s or 0.0
         self.bucket: Bucket | None = None
+        self.is_felt = False  # nobody told it: it was measured
 
     def start(self, now: float, share: float) -> None:
         """Make the bucket of a limit that settings tell, with a small burst."""
@@ -139,7 +145,8 @@ class Limit:
         """
         if left is None:
             return
-        if limit:
+        if limit is not None and limit > 0:
+            self.is_felt = False
             self._allowed_per_s = _per_s(limit, left, reset_s)
             if self._told_per_s is not None:
                 self._allowed_per_s = min(self._allowed_per_s, self._told_per_s)
@@ -167,9 +174,22 @@ class Limit:
         elif level > highest:
             bucket.put(now, highest)
 
+    def feel(self, now: float, per_s: float) -> None:
+        """Take a rate that was measured for the limit."""
+        self.is_felt = True
+        self._allowed_per_s = per_s
+        self.bucket = Bucket(per_s, max(1.0, per_s * _FELT_BURST_S), now)
+        self.bucket.put(now, 0.0)
+
+    def grow(self, now: float, factor: float) -> None:
+        """Try a little more than what was measured."""
+        assert self.bucket is not None
+        self._allowed_per_s *= factor
+        self.bucket.refill(now, self._allowed_per_s)
+
     def believe(self, now: float, share: float) -> None:
         """Use another part of the limit."""
-        if self.bucket is not None:
+        if self.bucket is not None and not self.is_felt:
             self.bucket.refill(now, self._allowed_per_s * SHARE * share)
 
     def empty(self, now: float, margin_s: float) -> None:
@@ -200,14 +220,15 @@ class Pace:
 
     __slots__ = (
         "_adjusted_at",
-        "_held_until",
         "_margin_s",
+        "_measured_from",
         "_ratio",
         "_refusals",
         "_refused_at",
         "_replies",
         "_share",
         "_slowed_from",
+        "held_until",
         "requests",
         "tokens",
     )
@@ -222,12 +243,13 @@ class Pace:
         self._refusals = 0  # episodes in a row, each soon after the last
         self._slowed_from = 0  # refusals of earlier requests are part of the last one
         self._refused_at = float("-inf")
-        self._held_until = float("-inf")
+        self.held_until = float("-inf")  # nothing leaves earlier [s]
+        self._measured_from = float("-inf"), 0  # the last refusal that measured, and the answers before it
         self._adjusted_at = 0.0
 
     def when(self, now: float, tokens: float) -> float:
         """Return the earliest moment for a request of so many estimated tokens [s]."""
-        earliest = max(now, self._held_until)
+        earliest = max(now, self.held_until)
         bucket = self.requests.bucket
         if bucket is not None:
             earliest = max(earliest, bucket.when(now, 1.0))
@@ -240,6 +262,9 @@ class Pace:
         """Count a request that leaves now; return the tokens counted for it."""
         if self._share < 1.0:
             self._recover(now)
+        if self.requests.is_felt:
+            self.requests.grow(now, 1.0 + (now - self._adjusted_at) * _FELT_GROWTH_PER_S)
+            self._adjusted_at = now
         cost = tokens * self._ratio
         if self.requests.bucket is not None:
             self.requests.bucket.take(now, 1.0)
@@ -249,11 +274,14 @@ class Pace:
 
     def used(self, now: float, estimated: float, counted: float, actual: float) -> None:
         """Correct what was counted for a request by what it used, and later estimates likewise."""
+        bucket = self.tokens.bucket
+        if bucket is not None and actual > bucket.per_s * MINUTE_S:
+            return  # no request takes more than its minute: the count is wrong, or not of this limit
         if estimated > 0 and actual > 0:
             self._replies += 1
             self._ratio += (actual / estimated - self._ratio) * max(_NEW, 1 / self._replies)
-        if self.tokens.bucket is not None and actual != counted:
-            self.tokens.bucket.take(now, actual - counted)
+        if bucket is not None and actual != counted:
+            bucket.take(now, actual - counted)
 
     def observe(
         self,
@@ -300,7 +328,7 @@ class Pace:
         if order < self._slowed_from:
             return False
         if told_s:
-            self._held_until = now + told_s
+            self.held_until = now + told_s
         self._slowed_from = newest + 1
         self._refusals = self._refusals + 1 if now - self._refused_at < _SOON_S else 1
         self._refused_at = now
@@ -310,6 +338,25 @@ class Pace:
         self.requests.empty(now, self._margin_s)
         self.tokens.empty(now, self._margin_s)
         return True
+
+    def feel(self, now: float, answered: int) -> None:
+        """Measure a limit of requests that nobody tells, at a refusal for being too fast.
+
+        At each refusal the provider's bucket was empty: what it answered between two of them is what came back.
+
+        Args:
+            now: Now [s].
+            answered: Answers so far.
+        """
+        since, before = self._measured_from
+        elapsed, count = now - since, answered - before
+        shortest, longest = _MEASURED_S
+        if elapsed < shortest:
+            return
+        if elapsed <= longest and count >= _MEASURED_LEAST:
+            self.requests.feel(now, count / elapsed * _FELT_SHARE)
+            self._adjusted_at = now
+        self._measured_from = now, answered
 
     def start(self, now: float) -> None:
         """Make the buckets of what settings tell."""

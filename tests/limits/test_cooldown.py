@@ -141,6 +141,19 @@ def test_an_outage_is_waited_for_and_an_address_where_nothing_answers_is_not():
     assert 10 <= waited(met=True, patience_s=10) <= 20
 
 
+def test_a_call_may_try_what_nobody_waits_for_any_more_but_never_earlier_than_told():
+    for told in (None, 20.0):
+        cooldown, now = tired("overloaded"), 0.0
+        for order in range(6, 20):
+            now = cooldown.until
+            cooldown.left(order)
+            cooldown.refused("overloaded", order, now, told)
+        assert cooldown.away(now) == "overloaded"
+        until = cooldown.until
+        cooldown.reconsider(now + 1)
+        assert cooldown.when(now + 1) == (now + 1 if told is None else until)
+
+
 def test_what_tells_to_come_back_in_hours_is_not_waited_for():
     assert tired("rate", orders=[1], told=3601.0).away(0.0) == "rate"
     assert tired("rate", orders=[1], told=3600.0).away(0.0) is None

@@ -193,3 +193,43 @@ def test_one_refusal_is_an_accident_and_slows_nothing_for_long():
     pace.refused(0.0, order=1, newest=1, told_s=None)
     assert pace.requests_per_s == pytest.approx(50 * SHARE)
     assert 0 < pace.when(0.0, 0.0) < 0.1
+
+
+def test_what_was_answered_between_two_refusals_is_the_rate_that_nobody_told():
+    pace = Pace()
+    pace.feel(100.0, answered=25)
+    assert not pace.is_known
+    pace.feel(100.5, answered=60)  # too soon to measure by
+    assert not pace.is_known
+    pace.feel(104.0, answered=65)
+    assert pace.requests_per_s == pytest.approx(10 * 0.95)
+    assert pace.when(104.0, 0.0) > 104.0  # the provider has just said that nothing is left
+
+
+def test_two_refusals_far_apart_measure_nothing():
+    pace = Pace()
+    pace.feel(100.0, answered=25)
+    pace.feel(4000.0, answered=30)
+    assert not pace.is_known
+
+
+def test_a_measured_rate_tries_for_more_and_headers_replace_it():
+    pace = Pace()
+    pace.feel(0.0, answered=0)
+    pace.feel(10.0, answered=100)
+    for second in range(11, 41):
+        pace.take(float(second), 0.0)
+    assert 9.5 * 1.5 < pace.requests_per_s < 9.5 * 2.5
+    observe(pace, headers(3000, 24), 41.0, 40.9)
+    for second in range(41, 100):
+        pace.take(float(second), 0.0)
+    assert pace.requests_per_s == pytest.approx(50 * SHARE)
+
+
+@given(st.integers(10**6, 10**12))
+def test_an_absurd_count_of_tokens_stops_nothing(actual):
+    pace = Pace(tpm=60_000)
+    pace.start(0.0)
+    counted = pace.take(0.0, 100.0)
+    pace.used(0.0, 100.0, counted, float(actual))
+    assert pace.when(0.0, 100.0) <= 60.0

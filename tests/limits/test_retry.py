@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrai.errors import ErrorClass, InvalidSettings
-from orchestrai.limits.retry import LONGEST_TOLD_S, RETRYABLE, RetryPolicy
+from orchestrai.limits.retry import LONGEST_TOLD_S, RETRYABLE, RetryAllowance, RetryPolicy
 
 KINDS = sorted(get_args(ErrorClass))
 CURABLE = sorted(RETRYABLE)
@@ -156,3 +156,46 @@ def test_the_same_chance_gives_the_same_wait():
 def test_a_policy_out_of_range_is_refused(wrong):
     with pytest.raises(InvalidSettings, match=next(iter(wrong))):
         RetryPolicy(**wrong)
+
+
+class Watched(RetryAllowance):
+    """An allowance that looks at itself whenever it is used."""
+
+    def take(self, *, waits=False):
+        before = self.left
+        granted = super().take(waits=waits)
+        assert 0 <= self.left <= before <= self.most
+        assert (self.left < before) == granted
+        return granted
+
+    def refund(self):
+        before = self.left
+        super().refund()
+        assert before <= self.left <= self.most
+
+
+@given(most=st.floats(0, 200), steps=st.lists(st.sampled_from(["fault", "told", "answer"]), max_size=300))
+def test_an_allowance_stays_between_nothing_and_all_and_is_never_overdrawn(most, steps):
+    allowance = Watched(most)
+    taken = 0
+    for step in steps:
+        if step == "answer":
+            allowance.refund()
+        else:
+            taken += allowance.take(waits=step == "told") and step == "fault"
+    assert taken <= most + 0.2 * steps.count("answer") + 1e-6
+
+
+def test_an_empty_allowance_is_full_again_after_enough_answers():
+    allowance = RetryAllowance(10)
+    while allowance.take():
+        pass
+    for _ in range(50):
+        allowance.refund()
+    assert allowance.left == pytest.approx(10)
+
+
+@pytest.mark.parametrize("most", [-1, math.nan, math.inf])
+def test_an_allowance_out_of_range_is_refused(most):
+    with pytest.raises(InvalidSettings, match="allowance"):
+        RetryAllowance(most)

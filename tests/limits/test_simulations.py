@@ -98,6 +98,16 @@ def test_a_limit_that_is_never_told_loses_no_task(retry_after):
     assert report.lost == 0
 
 
+def test_a_limit_that_is_never_told_is_measured_by_its_refusals():
+    provider = Provider(latency=0.05, rpm=3000, headers="none")
+    lane = unknown()
+    report = run(lane, provider.meet, 1000)
+    assert report.wall <= 1.05 * 19.5
+    assert lane.pace == pytest.approx(50, rel=0.2)
+    early = sum(at < 5 for at in provider.refused)
+    assert len(provider.refused) - early <= 3 * 15  # it tries for more every few seconds
+
+
 # Success, faults, outages.
 
 
@@ -154,10 +164,10 @@ def test_in_fifty_patterns_of_outages_every_rest_has_one_probe_and_the_rate_come
         begins = chance.uniform(1, 6)
         outages = []
         for _ in range(chance.randint(1, 3)):
-            ends = begins + chance.choice([0.2, 1.0, 5.0, 20.0, 60.0]) * chance.uniform(0.5, 1)
+            ends = begins + chance.choice([0.2, 1.0, 5.0, 15.0, 30.0]) * chance.uniform(0.5, 1)
             outages.append((begins, ends))
-            begins = ends + chance.uniform(5, 30)
-        latency, places = chance.uniform(0.1, 1.0), chance.choice([4, 20, 100])
+            begins = ends + chance.uniform(5, 40)  # sometimes before the rest is over
+        latency, places = chance.uniform(0.3, 1.0), chance.choice([4, 20, 50])
         lane = Admission(ceiling=places)
         states: list[tuple[float, int, float | None]] = []  # time, limit, end of the rest
 
@@ -165,7 +175,7 @@ def test_in_fifty_patterns_of_outages_every_rest_has_one_probe_and_the_rate_come
             states.append((now, admission.limit, admission.resting_until))
 
         provider = Provider(latency=latency, outages=tuple(outages), seed=pattern)
-        tasks = int(places / latency * (outages[-1][1] + 60) / 2)
+        tasks = int(places / latency * (outages[-1][1] + 40) / 2)
         report = run(lane, provider.meet, tasks, check=note, policy=RetryPolicy(attempts=8))
         assert max(by_rest(report).values(), default=1) == 1, pattern
         assert report.lost == 0, pattern
