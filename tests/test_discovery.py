@@ -8,12 +8,13 @@ import pytest
 from loopback import openai, orchestrator, upper
 
 from orchestrai import InvalidSettings, NoPlatform, Orchestrator, Task, TaskFailed
-from orchestrai.platforms import LocalModel, OpenAI
+from orchestrai.platforms import LocalModel, OpenAI, discovery
 from orchestrai.platforms.catalogue import shipped, with_settings
-from orchestrai.platforms.configured import from_table, kinds
-from orchestrai.platforms.discovery import Finding, chosen, discover, given
+from orchestrai.platforms.configured import _class_of, from_table, kinds
+from orchestrai.platforms.discovery import Finding, chosen, discover, find, given
 from orchestrai.pricing import PriceList
 from orchestrai.routing.offers import Router
+from orchestrai.settings import Key, Settings
 from orchestrai.testing import ProviderServer, ScriptedPlatform
 from orchestrai.testing.answers import answer_to
 from orchestrai.testing.bill import read_bill
@@ -293,7 +294,7 @@ def test_never_train_bars_what_may_train_and_says_why(tmp_path):
     with orchestrator(tmp_path, trains, unknown, never_train=True) as orch:
         assert orch.run_sync("a").platform == "unknown"
         reason = orch._routing().route(Task("a")).excluded["trains"]
-        assert reason.startswith("never_train is set, and its plan may train on your data.")
+        assert reason.startswith("never_train is set, and its plan may train on your data;")
         assert "[platforms.trains]" in reason
         with pytest.raises(NoPlatform, match="'trains' may not be asked: never_train"):
             orch.run_sync("b", platform="trains")
@@ -319,6 +320,14 @@ def test_where_a_key_does_not_tell_its_tier_the_worst_of_its_plans_counts(monkey
     catalogue = with_settings({"plans": {"openai.free": {**plan, "tier": "free", "data_use": "may_train"}}})
     assert from_table("openai", {"api_key": "env:ACME_KEY"}, catalogue).platform.data_use == "may_train"
     assert from_table("openai", {"api_key": "env:ACME_KEY", "tier": "paid"}, catalogue).platform.data_use == "none"
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-acme")
+    finding = next(f for f in discover({}, catalogue) if f.name == "openai")
+    assert "does not show its plan" in finding.why
+    assert 'tier = "paid" under [platforms.openai]' in finding.why
+    settings = Settings(
+        never_train=True, catalogue={"plans": {"openai.free": dict(plan, tier="free", data_use="may_train")}}
+    )
+    assert 'write tier = "paid"' in next(f for f in find(settings) if f.name == "openai").barred
 
 
 # --- command-line clients
@@ -398,6 +407,13 @@ def test_a_client_that_does_not_tell_is_not_waited_for_and_stays_configured(clie
     assert (finding.platform is not None, finding.version) == (True, None)
 
 
+def test_the_clients_of_two_accounts_are_two_clients_and_no_token_is_kept(client):
+    for token in ("sk-first-canary", "sk-second-canary", "sk-first-canary"):
+        discover({"client": {"home": Key(token)}})
+    assert len(client()) == 2
+    assert "canary" not in repr(discovery._known_states)
+
+
 def test_a_client_that_answers_is_asked_once_and_one_that_is_missing_again(client):
     for home in ("known", "none", "known", "none"):
         discover({"client": {"home": home}})
@@ -408,3 +424,10 @@ def test_a_client_whose_login_is_given_by_its_environment_is_not_looked_at(clien
     finding = discover({"client": {"home": "none", "env": {"TOKEN": "x"}}})[0]
     assert finding.platform is not None
     assert client() == []
+
+
+def test_a_platform_made_by_hand_asks_for_the_model_of_the_catalogue():
+    for kind in ("gemini_cli", "claude_code", "chatgpt", "gemini", "openai", "anthropic"):
+        if kind in kinds(shipped()):
+            assert from_table(kind, {}).platform.model == shipped().default_model(kind)
+            assert _class_of(kind, shipped())().model == shipped().default_model(kind)

@@ -99,7 +99,7 @@ def from_table(name: str, table: Mapping[str, Any], catalogue: Catalogue | None 
         if field not in known and field != "models":
             raise InvalidSettings(f"{where}: unknown field {field!r}.{nearest(field, [*known, 'models'])}")
     probe, asks = _probe(make, fields)
-    plan = _fill(fields, kind, known, catalogue)
+    plan = _fill(fields, kind, make, catalogue)
     key = fields.get("api_key")
     if isinstance(key, str) and key.startswith("env:"):
         fields["api_key"] = Key(os.environ.get(key[4:], ""))
@@ -138,8 +138,9 @@ def _probe(
     return probe, {field: fields[field] for field in takes if field in fields}
 
 
-def _fill(fields: dict[str, Any], kind: str, known: Mapping[str, Any], catalogue: Catalogue) -> Plan | None:
+def _fill(fields: dict[str, Any], kind: str, make: Callable[..., Platform], catalogue: Catalogue) -> Plan | None:
     """Fill what a table leaves open with what the catalogue knows of its kind, and return the plan it is on."""
+    known = inspect.signature(make).parameters
     endpoint = catalogue.endpoints.get(kind)
     if endpoint is not None:
         elsewhere = fields.get("base_url", endpoint.base_url) != endpoint.base_url
@@ -156,7 +157,7 @@ def _fill(fields: dict[str, Any], kind: str, known: Mapping[str, Any], catalogue
         tier = fields["tier"]
     else:
         tier = fields.get("tier")
-    plan = catalogue.plan(kind, tier or (known["tier"].default if "tier" in known else "local"))
+    plan = catalogue.plan(kind, tier or (known["tier"].default if "tier" in known else getattr(make, "tier", "paid")))
     filled: dict[str, Any] = {"data_use": _data_use(kind, tier, catalogue)}
     if plan is not None and plan.limits:
         filled["limits"] = dict(plan.limits)

@@ -207,7 +207,11 @@ def _api(kind: str, catalogue: Catalogue) -> Finding:
     variable = next((name for name in variables if os.environ.get(name)), None)
     if variable is None:
         return Finding(kind, None, missing)
-    return _configured(from_table(kind, {}, catalogue), f"{variable} is set", None)
+    made = from_table(kind, {}, catalogue)
+    why = f"{variable} is set"
+    if made.plan is not None and _doubtful(made.plan, made.platform):
+        why += f", which does not show its plan; {_doubt(kind, made.plan)}"
+    return _configured(made, why, None)
 
 
 def _endpoint(endpoint: Endpoint, catalogue: Catalogue) -> Finding:
@@ -241,14 +245,22 @@ def _given(value: Any, catalogue: Catalogue) -> Platform | Configured:
     raise NoPlatform(f"{value!r} is no platform: give an orchestrai.platforms object or an async function.")
 
 
+def _doubtful(plan: Plan, platform: Platform) -> bool:
+    """Return True where its key does not show the plan, so that the worst of several counts."""
+    return plan.data_use != "may_train" and platform.data_use == "may_train"
+
+
+def _doubt(name: str, plan: Plan) -> str:
+    return f'if it is on the plan "{plan.title}", write tier = "{plan.tier}" under [platforms.{name}] in the settings'
+
+
 def _barred(finding: Finding) -> Finding:
-    if finding.data_use != "may_train":
+    if finding.platform is None or finding.data_use != "may_train":
         return finding
-    return replace(
-        finding,
-        barred="never_train is set, and its plan may train on your data. Where that is turned off, write "
-        f'data_use = "none" under [platforms.{finding.name}] in the settings.',
-    )
+    cure = f'where that is turned off, write data_use = "none" under [platforms.{finding.name}] in the settings'
+    if finding.plan is not None and _doubtful(finding.plan, finding.platform):
+        cure = _doubt(finding.name, finding.plan)
+    return replace(finding, barred=f"never_train is set, and its plan may train on your data; {cure}.")
 
 
 # --- command-line clients
@@ -266,7 +278,7 @@ def _states(made: Sequence[Configured]) -> dict[str, CliState]:
     for one in made:
         if one.probe is None:
             continue
-        key = (one.probe, *sorted((field, str(value)) for field, value in one.asks.items()), _surroundings())
+        key = (one.probe, _hashed(one.asks), _surroundings())
         if key in _known_states:
             states[one.name] = _known_states[key]
             continue
@@ -288,6 +300,13 @@ def _ask(made: Configured, key: tuple[object, ...], states: dict[str, CliState])
     if state.found:
         _known_states[key] = state
     states[made.name] = state
+
+
+def _hashed(value: Any) -> int:
+    """Return a hash of what a client is asked with: its environment may hold a token, which nothing here keeps."""
+    if isinstance(value, Mapping):
+        return hash(frozenset((name, _hashed(one)) for name, one in value.items()))
+    return hash(str(value))
 
 
 def _surroundings() -> int:

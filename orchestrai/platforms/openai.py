@@ -15,9 +15,7 @@ from orchestrai.result import Tier
 if TYPE_CHECKING:
     from yarl import URL
 
-DEFAULT_MODEL: Final = (
-    "gpt-5-mini"  # the smallest general model with structured output; platform.openai.com/docs/models
-)
+DEFAULT_MODEL: Final = "gpt-6-luna"  # the cheapest of the newest generation: 0.10 / 0.50 USD in genai-prices 0.2.3
 DEFAULT_BASE_URL: Final = "https://api.openai.com/v1"
 _PROVIDERS: Final = {  # ends of host names, and the provider in the words of genai-prices
     "api.openai.com": "openai",
