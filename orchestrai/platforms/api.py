@@ -346,14 +346,17 @@ class ApiPlatform(abc.ABC):
             document = None
         error = self._form.refusal(response, document, model, self._secrets)
         error.rate_limits = self._form.answer(response, self._secrets).rate_limits()
-        words = str(error).replace(f"(model {model!r})", "")
-        if error.http_status == 401:
-            wire.advise(error, self._key_advice())
-        elif error.kind == "request" and _NO_MODEL.search(words):
-            wire.advise(error, await self._model_advice(model))
-        elif error.http_status in (404, 405):
-            wire.advise(error, _address(url))
+        wire.advise(error, await self._advice(error, model, url))
         return error
+
+    async def _advice(self, error: PlatformError, model: str, url: URL) -> str:
+        """Return what a person can do about a refusal; empty where its own words say it all."""
+        words = str(error).replace(f"(model {model!r})", "")  # added where the provider named none
+        if error.http_status == 401:
+            return self._key_advice()
+        if error.kind == "request" and _NO_MODEL.search(words):
+            return await self._model_advice(model)
+        return _address(url) if error.http_status in (404, 405) else ""
 
     def _key_advice(self) -> str:
         variable = self._home.keys[0]
@@ -416,7 +419,8 @@ def _base(name: str, address: str, example: str) -> URL:
     except ValueError:
         base = URL()
     if base.scheme not in ("http", "https") or not base.host:
-        raise InvalidSettings(f"{name}: base_url is an address such as {example}, not {address!r}.")
+        shown = "one with a password" if "@" in address else repr(address)
+        raise InvalidSettings(f"{name}: base_url is an address such as {example}, not {shown}.")
     full = next((path for path in _PATHS if base.path.endswith(path)), None)
     if full is not None:
         raise InvalidSettings(f"{name}: base_url is {example}, for instance: without {full} at its end.")

@@ -61,7 +61,10 @@ class ChatCompletions:
 
     def refusal(self, response: Response, document: Any, model: str, secrets: wire.Secrets) -> PlatformError:
         """Return the typed error of a reply with another status than 200."""
-        return refusal(response, document, model, secrets)
+        error = refusal(response, document, model, secrets)
+        if "v1/responses" in str(error):  # "This model is only supported in v1/responses and not in …"
+            wire.advise(error, ' OpenAI(api="responses") speaks it.')
+        return error
 
 
 def body(request: Request, *, stream: bool, limit_field: str, response_format: Any) -> dict[str, Any]:

@@ -264,6 +264,8 @@ def refused(response: Response, kind: PlatformErrorKind, message: str, secrets: 
 
 def advise(error: PlatformError, advice: str) -> None:
     """Add to an error what a person can do about it; the provider's words make room for it."""
+    if not advice:
+        return
     words = str(error)
     room = _LONGEST_MESSAGE - len(advice)
     error.args = ((words if len(words) <= room else words[: room - 1] + "…") + advice,)

@@ -632,6 +632,13 @@ class TestMistakes:
             assert "Did you mean 'claude-" in str(unknown_model(server, "claude-haikuu-4-5", provider="anthropic"))
             assert "Did you mean" not in str(unknown_model(server, "gpt-5-mini")), "it exists, but not for this account"
 
+    def test_a_model_of_the_other_protocol_is_told_with_what_speaks_it(self):
+        words = "This model is only supported in v1/responses and not in v1/chat/completions."
+        with replied(json.dumps({"error": {"message": words, "param": "model"}}).encode(), 404) as server:
+            error = unknown_model(server, "gpt-5-pro")
+        assert words in str(error)
+        assert str(error).endswith('OpenAI(api="responses") speaks it.')
+
     def test_a_refusal_about_something_else_names_no_model(self):
         with replied(b'{"error":{"message":"temperature is above 2 for this model"}}', 400) as server:
             assert "Did you mean" not in str(unknown_model(server, "gpt-5-minni"))
@@ -834,6 +841,7 @@ class TestSettings:
             ({"base_url": "ftp://x/v1"}, "base_url is an address"),
             ({"base_url": "http://[::1/v1"}, "base_url is an address"),
             ({"base_url": f"http://user:{KEY}@x/v1"}, "password or a query"),
+            ({"base_url": f"ftp://user:{KEY}@x/v1"}, "one with a password"),
             ({"headers": {"X": "a\r\nY: b"}}, "one line"),
             ({"headers": {"X": 5}}, "one line"),
         ],
