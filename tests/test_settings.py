@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from decimal import Decimal
 from pathlib import Path
 
@@ -17,8 +19,10 @@ from hypothesis import strategies as st
 import orchestrai
 from orchestrai import settings as settings_module
 from orchestrai.errors import InvalidSettings
+from orchestrai.platforms.catalogue import with_settings
 from orchestrai.settings import OTHER_VARIABLES, Settings, load, project_of
 
+DOCS = Path(__file__).parents[1] / "docs" / "how-to"
 SECRET = "sk-canary-0123456789abcdef"
 
 
@@ -243,6 +247,18 @@ def test_a_variable_that_means_nothing_is_refused_by_its_name(folder, variable, 
 def test_every_setting_has_a_check_and_every_check_a_setting():
     assert list(settings_module._CHECKS) == [field.name for field in dataclasses.fields(Settings)]
     assert {name for name, _ in WRONG} == set(settings_module._CHECKS)
+
+
+@pytest.mark.parametrize("page", ["settings.md", "platforms.md"])
+def test_the_files_that_the_documentation_shows_are_read(folder, page):
+    text = (DOCS / page).read_text(encoding="utf-8")
+    shown = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    assert shown
+    for block in shown:
+        write(folder / "orchestrai.toml", block)
+        with_settings(load(folder, env={}).catalogue)
+    if page == "settings.md":
+        assert set(tomllib.loads(shown[0])) == set(settings_module._CHECKS)
 
 
 def test_broken_toml_names_the_file_and_the_line(folder):
