@@ -270,9 +270,13 @@ def test_no_key_is_in_any_text_error_log_or_ledger(tmp_path, key, caplog):
         platform = OpenAI(base_url=server.base_url, api_key=lambda: os.environ["CANARY_KEY"], model="m")
         with orchestrator(tmp_path, platform, attempts=1) as orch:
             for prompt in SCRIPT:
-                _tried(leaks, prompt, lambda prompt=prompt: orch.run_sync(prompt, timeout_s=0.5))
-                _tried(leaks, f"await {prompt}", lambda prompt=prompt: asyncio.run(orch.run(prompt, timeout_s=0.5)))
-            batch = orch.batch_sync(list(SCRIPT), timeout_s=0.5, reuse=False)
+                task = Task(
+                    prompt, model=f"model of {prompt}", timeout_s=0.5
+                )  # no refusal keeps another from being sent
+                _tried(leaks, prompt, lambda task=task: orch.run_sync(task))
+                _tried(leaks, f"await {prompt}", lambda task=task: asyncio.run(orch.run(task)))
+            tasks = [Task(prompt, model=f"model of {prompt}", timeout_s=0.5) for prompt in SCRIPT]
+            batch = orch.batch_sync(tasks, reuse=False)
             assert batch.success_count == 1
             leaks.add_value("batch", batch)
             leaks.add("frame", batch.to_pandas().to_csv())

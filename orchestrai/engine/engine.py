@@ -15,7 +15,7 @@ from orchestrai.ledger.connection import Connect, connect
 from orchestrai.ledger.ledger import Ledger
 from orchestrai.ledger.writer import Journal
 from orchestrai.limits.admission import START, Admission
-from orchestrai.limits.retry import RetryAllowance
+from orchestrai.limits.allowance import RetryAllowance
 from orchestrai.platforms.protocol import Platform
 
 

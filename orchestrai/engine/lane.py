@@ -13,7 +13,7 @@ from typing import Final
 from orchestrai.errors import ErrorClass
 from orchestrai.limits.admission import Admission, Ticket
 from orchestrai.limits.rate import ToldLimits
-from orchestrai.limits.retry import LONGEST_TOLD_S
+from orchestrai.limits.allowance import LONGEST_TOLD_S
 
 _WHY: Final[dict[ErrorClass, str]] = {
     "window": "a quota window of it is used up",

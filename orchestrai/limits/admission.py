@@ -12,10 +12,10 @@ from __future__ import annotations
 from typing import Final
 
 from orchestrai.errors import ErrorClass, InvalidSettings
+from orchestrai.limits.allowance import LONGEST_TOLD_S, RetryAllowance, told_wait_s
 from orchestrai.limits.concurrency import Concurrency
 from orchestrai.limits.cooldown import PATIENCE_S, Cooldown
 from orchestrai.limits.rate import Pace, ToldLimits
-from orchestrai.limits.retry import LONGEST_TOLD_S, RetryAllowance, told_wait_s
 
 START: Final = 10
 """Requests at once to a platform of which nothing is known yet."""

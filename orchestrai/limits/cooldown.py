@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Final
 
 from orchestrai.errors import ErrorClass
-from orchestrai.limits.retry import LONGEST_TOLD_S, told_wait_s
+from orchestrai.limits.allowance import LONGEST_TOLD_S, told_wait_s
 
 FIRST_REST_S: Final = 0.5
 """Rest after failures that tell no wait [s]; every further one in a row doubles it …"""

@@ -1,8 +1,7 @@
 """Retry: whether a failed attempt is made again on the same platform, and how long to wait before it.
 
-Pure decisions: no clock, no sleep. The engine owns the waiting, so that nothing holds a place while it waits. How
-often and how long one task is tried are tenacity's strategies, asked directly instead of through its retrying loop;
-how many retries all tasks of a platform have together is their allowance.
+A pure decision: no clock, no sleep. The engine owns the waiting, so that nothing holds a place while it waits. How
+often and how long one task is tried are tenacity's strategies, asked directly instead of through its retrying loop.
 """
 
 from __future__ import annotations
@@ -14,24 +13,11 @@ from tenacity import RetryCallState, stop_after_attempt, wait_exponential
 from tenacity.wait import wait_base
 
 from orchestrai.errors import ErrorClass, InvalidSettings
+from orchestrai.limits.allowance import LONGEST_TOLD_S, told_wait_s
 
 RETRYABLE: Final = frozenset[ErrorClass]({"rate", "overloaded", "timeout", "connection", "reply"})
 """Failures that another attempt at the same platform may cure. The others stay: a window that is used up, an empty
 balance, a refused key and a refused request are answered the same way again."""
-
-LONGEST_TOLD_S: Final = 3600.0
-"""A platform that says to come back later than this [s] is not waited for: its tasks go elsewhere."""
-
-
-_WAITING_COST: Final = 0.1  # of a retry, for one that waits for a told moment or the end of a rest
-_REFUND: Final = 0.2  # of a retry, for an answer
-
-
-def told_wait_s(retry_after_s: object) -> float | None:
-    """Return a told wait that means something: a number from 0 up; None for anything else."""
-    if isinstance(retry_after_s, bool) or not isinstance(retry_after_s, int | float) or not retry_after_s >= 0:
-        return None
-    return float(retry_after_s)
 
 
 class Uniform(Protocol):
@@ -104,46 +90,6 @@ class RetryPolicy:
         if stop(failure):
             return None
         return (self._wait if told_s is None else self._wait_as_told)(failure)
-
-
-class RetryAllowance:
-    """How many retries all tasks of one platform have together, so that retries cannot become a storm.
-
-    A retry takes one from it, an answer gives a little back: as long as most requests are answered it never runs
-    out, and a platform that answers nothing costs one request a task and the allowance (source: the retry quota of
-    the AWS SDKs, 500 tokens of which a retry costs 5 and a success refunds 1). A retry that cannot storm, because its
-    wait was told or because the platform rests, takes little.
-
-    Args:
-        most: Retries at first, and at most.
-
-    Raises:
-        InvalidSettings: `most` is below zero.
-    """
-
-    __slots__ = ("left", "most")
-
-    def __init__(self, most: float = 100.0) -> None:
-        if not 0 <= most < math.inf:
-            raise InvalidSettings(f"a retry allowance is a number from 0 up, not {most}.")
-        self.most = most
-        self.left = most
-
-    def take(self, *, waits: bool = False) -> bool:
-        """Take what one retry costs; return False, and take nothing, when that is not there.
-
-        Args:
-            waits: The platform told when to come back, or rests.
-        """
-        cost = _WAITING_COST if waits else 1.0
-        if self.left < cost:
-            return False
-        self.left -= cost
-        return True
-
-    def refund(self) -> None:
-        """Give back a little for an answer."""
-        self.left = min(self.most, self.left + _REFUND)
 
 
 class _Failure(RetryCallState):

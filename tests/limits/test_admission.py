@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from orchestrai.errors import InvalidSettings
 from orchestrai.limits.admission import Admission
-from orchestrai.limits.retry import RetryAllowance
+from orchestrai.limits.allowance import RetryAllowance
 from orchestrai.platforms.protocol import RateLimits
 
 KINDS = st.sampled_from(

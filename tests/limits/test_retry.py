@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrai.errors import ErrorClass, InvalidSettings
-from orchestrai.limits.retry import LONGEST_TOLD_S, RETRYABLE, RetryAllowance, RetryPolicy
+from orchestrai.limits.allowance import LONGEST_TOLD_S, RetryAllowance
+from orchestrai.limits.retry import RETRYABLE, RetryPolicy
 
 KINDS = sorted(get_args(ErrorClass))
 CURABLE = sorted(RETRYABLE)

@@ -9,7 +9,8 @@ import pytest
 from virtual import Outcome, Provider, run
 
 from orchestrai.limits.admission import Admission
-from orchestrai.limits.retry import RetryAllowance, RetryPolicy
+from orchestrai.limits.allowance import RetryAllowance
+from orchestrai.limits.retry import RetryPolicy
 
 TOKENS = 100.0
 

@@ -12,7 +12,8 @@ from itertools import count
 from random import Random
 
 from orchestrai.limits.admission import Admission
-from orchestrai.limits.retry import LONGEST_TOLD_S, RetryPolicy
+from orchestrai.limits.allowance import LONGEST_TOLD_S
+from orchestrai.limits.retry import RetryPolicy
 from orchestrai.platforms.protocol import RateLimits
 
 
