@@ -94,7 +94,7 @@ async def start(
         raise PlatformError("request", f"{binary!r} is no absolute path.")
     if any("\0" in text for text in (binary, *arguments, *env, *env.values())):
         raise PlatformError("request", "an argument or a variable holds a NUL character, which no process can take.")
-    folder = Path(tempfile.mkdtemp(prefix="orchestrai-"))
+    folder = private_folder()
     try:
         popen = subprocess.Popen(  # noqa: S603, ASYNC220  # no shell, an absolute path; vfork takes about a millisecond
             [binary, *arguments],
@@ -119,6 +119,11 @@ async def start(
     return child
 
 
+def private_folder() -> Path:
+    """Return a new empty folder that only this person can open."""
+    return Path(tempfile.mkdtemp(prefix="orchestrai-"))
+
+
 class Child:
     """A running child; made by `run` and `start`, used on the loop that started it, read by one reader at a time."""
 
@@ -133,6 +138,7 @@ class Child:
         self._signals = threading.Lock()
         self._code: int | None = None
         self._reaped = False  # under `_signals`: from then on its number may be another process's
+        self._owner = os.getpid()
         self._exited = asyncio.Event()
         self._changed = asyncio.Event()
         self._failure: PlatformError | None = None
@@ -156,6 +162,25 @@ class Child:
     def running(self) -> bool:
         """True until it has ended."""
         return not self._exited.is_set()
+
+    @property
+    def usable(self) -> bool:
+        """True while it runs, its input is open, and the caller is in the process and on the loop that started it."""
+        here = self._owner == os.getpid() and self._loop is asyncio.get_running_loop()
+        return here and self.running and self._failure is None and self._stdin is not None
+
+    def expires_in(self, seconds: float | None) -> None:
+        """Set its wall clock anew [s]; None for no limit. At its end it is killed and `line` raises."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None
+        if seconds is not None:
+            late = PlatformError("timeout", f"no answer within {seconds:g} s.", may_be_billed=True)
+            self._timer = self._loop.call_later(seconds, self._fail, late)
+
+    def kill(self) -> None:
+        """Kill it and everything in its group at once; `close` still has to be awaited."""
+        self._signal(signal.SIGKILL)
 
     def write(self, data: bytes) -> None:
         """Send bytes to its stdin, whole and in order, without waiting for it; its output is counted anew.
@@ -231,9 +256,8 @@ class Child:
                         await self._exited.wait()
         finally:
             self._signal(signal.SIGKILL)
-            if self._timer is not None:
-                self._timer.cancel()
-            if self._stdin is not None:
+            self.expires_in(None)
+            if self._stdin is not None and not self._stdin.is_closing():
                 self._stdin.abort()
             for pipe in (self._stdout, self._stderr):
                 if pipe is not None:
@@ -253,9 +277,7 @@ class Child:
         self._stdin, _ = await self._loop.connect_write_pipe(lambda: _Pipe(self, "stdin"), popen.stdin)
         self._stdout, _ = await self._loop.connect_read_pipe(lambda: _Pipe(self, "stdout"), popen.stdout)
         self._stderr, _ = await self._loop.connect_read_pipe(lambda: _Pipe(self, "stderr"), popen.stderr)
-        if timeout_s is not None:
-            late = PlatformError("timeout", f"no end within {timeout_s:g} s.", may_be_billed=True)
-            self._timer = self._loop.call_later(timeout_s, self._fail, late)
+        self.expires_in(timeout_s)
 
     def _opened(self) -> None:
         self._open_pipes += 1
@@ -314,7 +336,7 @@ class Child:
     def _signal(self, number: int) -> None:
         """Send a signal to the whole group, unless the child is reaped already."""
         with self._signals:
-            if not self._reaped:
+            if not self._reaped and self._owner == os.getpid():  # a forked process does not end its parent's children
                 with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS refuses a group of zombies
                     os.killpg(self.pid, number)
 
@@ -361,10 +383,18 @@ class _Pipe(asyncio.Protocol):
 # What a child is given.
 
 
-def environment(names: Iterable[str] = (), values: Mapping[str, str] | None = None) -> dict[str, str]:
+class Environment(dict[str, str]):
+    """The variables of a child; a login token may be among them, so no repr shows a value."""
+
+    def __repr__(self) -> str:
+        return f"Environment({', '.join(self)})"
+
+
+def environment(names: Iterable[str] = (), values: Mapping[str, str] | None = None) -> Environment:
     """Return an environment built from nothing: `PASSED_ON` and `names` where they are set here, then `values`."""
-    passed = {name: os.environ[name] for name in (*PASSED_ON, *names) if name in os.environ}
-    return passed | dict(values or {})
+    passed = Environment({name: os.environ[name] for name in (*PASSED_ON, *names) if name in os.environ})
+    passed.update(values or {})
+    return passed
 
 
 def find_binary(name: str) -> str | None:

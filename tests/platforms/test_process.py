@@ -157,6 +157,12 @@ def test_the_environment_is_built_from_nothing(monkeypatch):
     assert (found["env"]["CLAUDE_CONFIG_DIR"], found["env"]["X"]) == ("/somewhere", "1")
 
 
+def test_no_value_of_an_environment_shows_in_its_repr():
+    env = process.environment(values={"TOKEN": "canary-0123456789"})
+    assert "TOKEN" in repr(env)
+    assert "canary" not in f"{env} {env!r} {[env]}"
+
+
 def test_its_folder_is_empty_private_and_removed_with_it():
     async def said():
         async with process.run(sys.executable, python(ECHO), env=ENV) as child:

@@ -1,0 +1,379 @@
+"""Claude Code as a platform: a Claude subscription answers, through the client that its owner is logged in to.
+
+The client runs sealed: no tools, no settings, no memory, no telemetry, an empty folder, an environment built from
+nothing. Every way to bill something else than the subscription is left out of that environment, and refused where it
+comes from elsewhere. A process answers many prompts of one kind (`claude_session`), which saves its start of 0.5-2 s.
+
+Source of every argument and variable: measured with Claude Code 2.1.197.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+import os
+import re
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final, get_args
+
+import orjson
+
+from orchestrai.errors import InvalidSettings, PlatformError, nearest
+from orchestrai.platforms import process, transcript, wire
+from orchestrai.platforms.catalogue import default_model
+from orchestrai.platforms.claude_session import Session
+from orchestrai.platforms.claude_turn import LOGIN
+from orchestrai.platforms.cli_state import CliState, older
+from orchestrai.platforms.protocol import Capabilities, DataUse, Reply, Request, Transport
+from orchestrai.result import Tier
+from orchestrai.task import Effort
+
+OLDEST_VERSION: Final = "2.1.197"  # what was measured; older ones may drop the system prompt in silence
+INSTALL: Final = "npm install -g @anthropic-ai/claude-code"
+UPDATE: Final = "claude update"
+LOGIN_VARIABLES: Final = ("CLAUDE_CODE_OAUTH_TOKEN", "CLAUDE_CONFIG_DIR")
+"""What of the person's environment tells the login; every other variable of the client stays out."""
+
+_ARGUMENTS: Final = (
+    *("-p", "--input-format=stream-json", "--output-format=stream-json", "--verbose", "--include-partial-messages"),
+    *("--tools=", "--setting-sources=", "--strict-mcp-config", "--no-session-persistence", "--disable-slash-commands"),
+)
+_VARIABLES: Final = {
+    "CLAUDE_CODE_DISABLE_ATTACHMENTS": "1",  # else `@/path` in a prompt sends that file
+    "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+    "DISABLE_TELEMETRY": "1",
+    "DISABLE_ERROR_REPORTING": "1",
+    "DISABLE_AUTOUPDATER": "1",
+    "CLAUDE_CODE_MAX_RETRIES": "0",  # the engine retries
+    "MAX_STRUCTURED_OUTPUT_RETRIES": "0",
+    "CLAUDE_CODE_DISABLE_NONSTREAMING_FALLBACK": "1",  # else a cut stream is asked for, and paid, a second time
+}
+_NOWHERE: Final = "http://127.0.0.1:1"  # where a question about the login may knock: nobody listens
+_EACH: Final = 300 * 2**20  # bytes that one process takes (278 MB measured, part of it shared)
+_MOST: Final = 8  # at once; more gained nothing on two cores
+_TIMEOUT_STEP_S: Final = 60  # seconds
+_IDLE_S: Final = 60.0  # seconds after which a process without work ends
+_MOST_PROMPTS: Final = 200  # that one process answers
+_EFFORTS: Final = {"minimal": "low", "low": "low", "medium": "medium", "high": "high"}
+_MODELS: Final = re.compile(r"claude-|(default|haiku|sonnet|opus|opusplan|fable)(\[1m\])?$")
+_LIMITS: Final = ("rpm", "tpm", "rpd")
+
+
+class ClaudeCode:
+    """A Claude subscription, asked through the Claude Code client.
+
+    Without `effort` the model does not think before it answers, as the API does by default. The client tells no wait
+    with a rate limit; a used-up window comes with the time of its reset.
+
+    Args:
+        name: What it is asked for by.
+        model: Model used when a task names none: a full name, or `haiku`, `sonnet`, `opus`; default from the
+            catalogue.
+        binary: Path of the client; default `claude` on PATH.
+        concurrency: Processes at once; default by the free memory, at most 8.
+        effort: Reasoning effort used when a task names none: minimal, low, medium, high.
+        limits: `{"rpm": 60, "tpm": 90_000, "rpd": None}`: requests and tokens a minute, requests a day.
+        data_use: What the plan lets the provider do with the data: none, may_train, unknown.
+        env: Further variables of the client, for instance `ANTHROPIC_BASE_URL` of a gateway; they win over ours and show
+            in no repr. `CLAUDE_CODE_OAUTH_TOKEN` and `CLAUDE_CONFIG_DIR` are taken from the person's environment.
+        persistent: False starts a process for every task.
+
+    Raises:
+        InvalidSettings: An argument has an impossible value.
+    """
+
+    transport: Final[Transport] = "cli"
+    provider: Final = "anthropic"
+    tier: Final[Tier] = "subscription"
+    demo: Final = False
+    address: Final = None
+
+    def __init__(
+        self,
+        name: str = "claude_code",
+        *,
+        model: str | None = None,
+        binary: str | Path | None = None,
+        concurrency: int | None = None,
+        effort: Effort | None = None,
+        limits: Mapping[str, float | None] | None = None,
+        data_use: DataUse = "unknown",
+        env: Mapping[str, str] | None = None,
+        persistent: bool = True,
+    ) -> None:
+        if concurrency is not None and (isinstance(concurrency, bool) or not concurrency >= 1):
+            raise InvalidSettings(f"{name}: concurrency is a whole number of at least 1, not {concurrency!r}.")
+        for field, value, known in (
+            ("effort", effort, (None, *get_args(Effort))),
+            ("data_use", data_use, get_args(DataUse)),
+            *(("limits", key, _LIMITS) for key in limits or {}),
+        ):
+            if value not in known:
+                words = f"{name}: {field} knows no {value!r}.{nearest(str(value), map(str, known))}"
+                raise InvalidSettings(words)
+        self.name = name
+        self.model = model or default_model("claude_code")
+        self.data_use = data_use
+        self.limits: Mapping[str, float] = MappingProxyType({k: v for k, v in (limits or {}).items() if v is not None})
+        self._concurrency = concurrency
+        self._binary = str(binary) if binary is not None else None
+        self._effort = effort
+        self._env = process.Environment(env or {})
+        self._persistent = persistent
+        self._checked: str | None = None
+        self._idle: dict[bytes, deque[Session]] = {}
+        self._busy: set[Session] = set()
+        self._ending: set[asyncio.Task[None]] = set()
+
+    def __repr__(self) -> str:
+        known = vars(self)  # a traceback may show it half made
+        return f"ClaudeCode(name={known.get('name')!r}, model={known.get('model')!r})"
+
+    @classmethod
+    def probe(cls, binary: str | Path | None = None, env: Mapping[str, str] | None = None) -> CliState:
+        """Return whether Claude Code can answer, within 3 s and without sending anything.
+
+        Args:
+            binary: Path of the client; default `claude` on PATH.
+            env: Further variables of the client.
+        """
+        path = _find(binary)
+        if path is None:
+            return CliState(False, None, None, f"claude is not on PATH. Run: {INSTALL}; then {LOGIN}")
+        version = process.version(path, timeout_s=1.5)
+        if version is None:
+            return CliState(False, None, None, f"{path} told no version. Run: {INSTALL}", path)
+        if older(version, OLDEST_VERSION):
+            words = f"Claude Code {version} is older than {OLDEST_VERSION}. Run: {UPDATE}"
+            return CliState(False, version, None, words, path)
+        variables = _environment({**_VARIABLES, **(env or {}), "ANTHROPIC_BASE_URL": _NOWHERE})
+        asked = process.ask(path, ["auth", "status"], env=variables, timeout_s=1.5)
+        try:
+            told = wire.mapping(wire.document(asked.stdout))
+        except ValueError:
+            told = {}
+        method, plan = told.get("authMethod"), told.get("subscriptionType")
+        if told.get("loggedIn") is not True:
+            return CliState(False, version, None, f"Claude Code is not logged in: {LOGIN}", path)
+        if method not in ("claude.ai", "oauth_token") or told.get("apiProvider") != "firstParty":
+            words = f"Claude Code is logged in by {method}, which is billed by the token. For the subscription {LOGIN}"
+            return CliState(False, version, str(method), words, path)
+        return CliState(True, version, f"{method}, {plan}" if plan else str(method), path, path)
+
+    @property
+    def concurrency(self) -> int:
+        """Processes at once: what was told, else what the free memory holds."""
+        if self._concurrency is not None:
+            return self._concurrency
+        running = len(self._busy) + sum(map(len, self._idle.values()))
+        free = process.free_memory()
+        return process.places(None if free is None else free + running * _EACH, _EACH, _MOST)
+
+    @property
+    def account(self) -> str | None:
+        """The first 8 hex digits of the SHA-256 of what tells the account: the token, else its id, else its folder."""
+        env = _environment(self._env)
+        told = env.get("CLAUDE_CODE_OAUTH_TOKEN")
+        if not told:
+            home = Path(env.get("CLAUDE_CONFIG_DIR") or env.get("HOME") or "~").expanduser()
+            try:
+                settings = wire.mapping(wire.document((home / ".claude.json").read_bytes()))
+            except (OSError, ValueError):
+                settings = {}
+            told = str(wire.mapping(settings.get("oauthAccount")).get("accountUuid") or home)
+        return hashlib.sha256(told.encode()).hexdigest()[:8]
+
+    def serves(self, model: str) -> bool:
+        """Return True for Anthropic's models and the client's short names; which of them the plan holds, it tells."""
+        return model == self.model or _MODELS.match(model) is not None
+
+    def capabilities(self, model: str) -> Capabilities:
+        """Return that it takes text alone, constrains, streams and limits its answers, and has no temperature."""
+        window = 1_000_000 if model.endswith("[1m]") else 200_000
+        return Capabilities(images=False, temperature=False, context_tokens=window)
+
+    async def send(self, request: Request) -> Reply:
+        """Ask once and return the reply.
+
+        Raises:
+            PlatformError: With its kind; nothing else but CancelledError leaves this method.
+        """
+        async with aclosing(self._answer(request)) as items:
+            async for item in items:
+                if isinstance(item, Reply):
+                    return item
+        raise PlatformError("reply", "Claude Code did not answer.", may_be_billed=True)
+
+    async def stream(self, request: Request) -> AsyncIterator[str | Reply]:
+        """Ask once and yield the pieces of the answer, then the complete Reply; JSON under a schema is one piece.
+
+        Raises:
+            PlatformError: As `send`; `reply` carries what had arrived.
+        """
+        said = ""
+        async with aclosing(self._answer(request)) as items:
+            async for item in items:
+                if isinstance(item, str):
+                    said += item
+                    yield item
+                    continue
+                if not item.text.startswith(said):
+                    words = "the client began its answer anew."
+                    raise PlatformError("reply", words, may_be_billed=True, reply=item)
+                if item.text != said:
+                    yield item.text[len(said) :]
+                yield item
+
+    async def close(self) -> None:
+        """End every process; a second call does nothing. The next request would start a new one."""
+        idle = [session for sessions in self._idle.values() for session in sessions]
+        self._idle.clear()
+        for session in self._busy:
+            session.child.kill()
+        await asyncio.gather(*(session.close() for session in idle), *self._ending, return_exceptions=True)
+
+    async def _answer(self, request: Request) -> AsyncGenerator[str | Reply, None]:
+        """Yield the pieces of an answer as the client tells them, then the Reply."""
+        prompt = await transcript.prompt(request)
+        if request.extra:
+            raise PlatformError("request", f"Claude Code takes no further fields (extra: {', '.join(request.extra)}).")
+        kind = self._kind(request)
+        session = await self._session(kind, request)
+        self._busy.add(session)
+        kept = over = False
+        try:
+            turn = session.begin(prompt, request.timeout_s)
+            try:
+                while not turn.ended:
+                    piece = await session.piece(turn)
+                    if piece and request.json_schema is None:
+                        yield piece
+                reply = turn.reply()
+            except PlatformError as error:
+                over = True
+                raise turn.failed(error) from None
+            over = True
+            kept = self._persistent and session.prompts < _MOST_PROMPTS and await session.rewind(turn)
+        finally:
+            self._busy.discard(session)
+            if kept:
+                self._keep(kind.key, session)
+            else:
+                if over:
+                    session.child.kill()  # at once, because it may be about to ask again
+                await session.close()
+        yield reply
+
+    async def _session(self, kind: _Kind, request: Request) -> Session:
+        """Return a process that is ready for prompts of this kind: one that waits, or a new one."""
+        waiting = self._idle.get(kind.key, ())
+        while waiting:
+            session = waiting.pop()
+            if session.idle_timer is not None:
+                session.idle_timer.cancel()
+            if session.child.usable:
+                return session
+            session.child.kill()  # of a loop that is gone, or ended while it waited
+        await self._make_room()
+        binary = self._checked
+        if binary is None:
+            binary = await asyncio.to_thread(self._check)
+        return await Session.start(
+            binary,
+            kind.arguments,
+            kind.env,
+            system=request.system,
+            schema=request.json_schema,
+            timeout_s=request.timeout_s,
+        )
+
+    async def _make_room(self) -> None:
+        """End a waiting process of another kind where there are as many processes as there may be."""
+        while self._idle and len(self._busy) + sum(map(len, self._idle.values())) >= self.concurrency:
+            key = next(iter(self._idle))
+            session = self._idle[key].popleft()
+            if not self._idle[key]:
+                del self._idle[key]
+            session.child.kill()
+            await session.close()
+
+    def _keep(self, key: bytes, session: Session) -> None:
+        """Let a process wait for another prompt, for a while."""
+        self._idle.setdefault(key, deque()).append(session)
+        session.idle_timer = asyncio.get_running_loop().call_later(_IDLE_S, self._retire, key, session)
+
+    def _retire(self, key: bytes, session: Session) -> None:
+        self._idle[key].remove(session)
+        if not self._idle[key]:
+            del self._idle[key]
+        session.child.kill()
+        ending = asyncio.get_running_loop().create_task(session.close())
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
+
+    def _kind(self, request: Request) -> _Kind:
+        """Return what kind of process answers this request: those of one kind answer one after another.
+
+        Raises:
+            PlatformError: request: the system prompt or the schema cannot be put into JSON.
+        """
+        effort = request.effort or self._effort
+        arguments = [*_ARGUMENTS, f"--model={request.model}"]
+        variables = dict(_VARIABLES)
+        if effort is not None:
+            arguments.append(f"--effort={_EFFORTS.get(effort, effort)}")
+        if effort in (None, "minimal"):
+            variables["MAX_THINKING_TOKENS"] = "0"
+        if request.max_tokens is not None:
+            variables["CLAUDE_CODE_MAX_OUTPUT_TOKENS"] = str(request.max_tokens)
+        # Its own limit comes after ours, which counts for all of them; in steps, so that few kinds come of it.
+        variables["API_TIMEOUT_MS"] = str((math.ceil(request.timeout_s / _TIMEOUT_STEP_S) + 1) * _TIMEOUT_STEP_S * 1000)
+        env = _environment(variables | self._env)
+        told = [arguments, env, request.system, request.json_schema]
+        try:
+            key = orjson.dumps(told, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SORT_KEYS)
+        except TypeError as error:
+            raise PlatformError("request", f"the system prompt or the schema cannot be written: {error}") from None
+        return _Kind(hashlib.sha256(key).digest(), tuple(arguments), env)
+
+    def _check(self) -> str:
+        """Return the path of a client that is new enough.
+
+        Raises:
+            PlatformError: request: there is none.
+        """
+        path = _find(self._binary)
+        if path is None:
+            raise PlatformError("request", f"{self._binary or 'claude'} is not on PATH. Run: {INSTALL}; then {LOGIN}.")
+        version = process.version(path)
+        if version is not None and older(version, OLDEST_VERSION):
+            raise PlatformError("request", f"Claude Code {version} is older than {OLDEST_VERSION}. Run: {UPDATE}")
+        self._checked = path
+        return path
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What a process is started with; processes of one key answer the same requests."""
+
+    key: bytes
+    arguments: tuple[str, ...]
+    env: process.Environment
+
+
+def _environment(variables: Mapping[str, str]) -> process.Environment:
+    return process.environment(LOGIN_VARIABLES, variables)
+
+
+def _find(binary: str | Path | None) -> str | None:
+    """Return the absolute path of the client; None where it is not."""
+    if binary is None or os.sep not in str(binary):
+        return process.find_binary(str(binary or "claude"))
+    path = Path(binary).expanduser().absolute()
+    return str(path) if os.access(path, os.X_OK) and path.is_file() else None
