@@ -22,6 +22,7 @@ from orchestrai.result import NO_USAGE, Usage
 if TYPE_CHECKING:
     from yarl import URL
 
+_MOST_URLS: Final = 100  # addresses that are kept
 _BUDGETED: Final = re.compile(r"gemini-2\.5")  # thinks up to a number of tokens; the later ones to a level
 _BUDGETS: Final = {"low": 1_024, "medium": 8_192, "high": 24_576}  # tokens, as Google's own OpenAI endpoint maps them
 _MAPS_OF_SCHEMAS: Final = ("properties", "$defs", "definitions")
@@ -61,10 +62,19 @@ class GenerateContent:
         self._urls: dict[str, tuple[URL, URL]] = {}
 
     def url(self, model: str, *, stream: bool) -> URL:
-        """Return the address of a model; whatever its name holds, it is one step of the path."""
+        """Return the address of a model; whatever its name holds, it is one step of the path.
+
+        Raises:
+            PlatformError: request: the name cannot be written.
+        """
         known = self._urls.get(model)
         if known is None:
-            step = quote(model.removeprefix("models/"), safe="")
+            try:
+                step = quote(model.removeprefix("models/"), safe="")
+            except UnicodeEncodeError:
+                raise PlatformError("request", f"{model!r} is no name of a model: it holds half a character.") from None
+            if len(self._urls) >= _MOST_URLS:
+                self._urls.clear()
             whole = self._models.joinpath(f"{step}:generateContent", encoded=True)
             streamed = self._models.joinpath(f"{step}:streamGenerateContent", encoded=True).with_query(alt="sse")
             known = self._urls[model] = (whole, streamed)
@@ -172,12 +182,13 @@ class Answer(wire_form.Answer):
         self.is_counted = False  # the output's final number is here: those of a stream grow with it
 
     def read(self, document: Any) -> None:
-        """Take a whole reply.
+        """Take a whole reply, or the list of replies that a server without events sends instead of a stream.
 
         Raises:
             PlatformError: It holds an error.
         """
-        self._take(wire.mapping(_only(document)))
+        for one in document if isinstance(document, list) else [document]:
+            self._take(wire.mapping(one))
         self.is_counted = True
 
     def event(self, event: Event) -> str:

@@ -56,7 +56,7 @@ _DISABLED: Final = re.compile(r"organization has been disabled", re.IGNORECASE)
 _REGAIN: Final = re.compile(r"regain access on (\d{4}-\d\d-\d\d) at (\d\d:\d\d) UTC")
 _READ: Final = "cache_read_input_tokens"
 _WRITTEN: Final = "cache_creation_input_tokens"
-_LIMITS: Final = "anthropic-ratelimit-"
+_NOTHING: Final = (None, None, None)
 
 
 class Messages:
@@ -249,13 +249,16 @@ class Answer(wire_form.Answer):
         `tokens` is the strictest limit of all; where it is missing, that of the input stands in.
         """
         headers = self.response.headers
-        tokens = "tokens" if f"{_LIMITS}tokens-limit" in headers else "input-tokens"
-        told = [_told(headers, name) for name in ("requests", tokens)]
-        return RateLimits(*told[0], *told[1]) if any(value is not None for part in told for value in part) else None
+        requests = _told(headers, "requests")
+        tokens = _told(headers, "tokens") or _told(headers, "input-tokens")
+        return RateLimits(*(requests or _NOTHING), *(tokens or _NOTHING)) if requests or tokens else None
 
     def _begin(self, message: Mapping[str, Any]) -> None:
         self.model, self.id = message.get("model"), message.get("id")
-        self.tier = wire.mapping(message.get("usage")).get("service_tier")
+        usage = wire.mapping(message.get("usage"))
+        self.tier = (
+            "fast" if usage.get("speed") == "fast" else usage.get("service_tier")
+        )  # both have prices of their own
 
     def _stop(self, given: Mapping[str, Any]) -> None:
         self.finish = given.get("stop_reason") or self.finish
@@ -273,10 +276,12 @@ class Answer(wire_form.Answer):
         return text
 
 
-def _told(headers: Mapping[str, str], name: str) -> tuple[int | None, int | None, float | None]:
-    """Return limit, rest and time until the reset [s] of one rate limit."""
-    prefix = f"{_LIMITS}{name}-"
-    limit, left = (wire.count(headers.get(prefix + field)) for field in ("limit", "remaining"))
+def _told(headers: Mapping[str, str], name: str) -> tuple[int | None, int | None, float | None] | None:
+    """Return limit, rest and time until the reset [s] of one rate limit; None when nothing is told of it."""
+    prefix = f"anthropic-ratelimit-{name}-"
+    limit, left = wire.count(headers.get(prefix + "limit")), wire.count(headers.get(prefix + "remaining"))
+    if limit is None and left is None:
+        return None
     return limit, left, wire.seconds_until(headers.get(prefix + "reset"), headers)
 
 

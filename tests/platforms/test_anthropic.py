@@ -22,7 +22,7 @@ from orchestrai.pricing import PriceList
 from orchestrai.result import NO_USAGE, Usage
 from orchestrai.testing import Answer, Fault, Limits, Place, PlatformConformance, ProviderServer
 from orchestrai.testing.answers import answer_to
-from orchestrai.testing.situations import TICKET_SCHEMA
+from orchestrai.testing.situations import HOSTILE_PROMPTS, TICKET_SCHEMA
 
 KEY = "sk-ant-api03-0123456789abcdefghijklmnopqrstuv"
 PIXEL = (
@@ -109,6 +109,10 @@ def failure(server, asked=None, *, streamed=False):
     with pytest.raises(PlatformError) as caught:
         stream(server, asked) if streamed else send(server, asked)
     return caught.value
+
+
+def asked_for(received):
+    return received.json["model"]
 
 
 def sent(asked, **settings):
@@ -464,6 +468,11 @@ class TestReplies:
             error = failure(server)
         assert (error.kind, error.may_be_billed) == ("reply", True)
 
+    def test_a_fast_answer_is_told_as_such_because_it_has_a_price_of_its_own(self):
+        usage = {"input_tokens": 1, "output_tokens": 1, "service_tier": "standard", "speed": "fast"}
+        with replied(json.dumps(message(usage=usage)).encode()) as server:
+            assert send(server).service_tier == "fast"
+
     def test_text_blocks_are_joined_and_thinking_is_no_text(self):
         blocks = [{"type": "thinking", "thinking": "no"}, {"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
         with replied(json.dumps(message(content=blocks)).encode()) as server:
@@ -648,6 +657,14 @@ class TestErrors:
             error = failure(server)
         assert (error.kind, error.http_status, error.may_be_billed) == ("overloaded", 200, True)
 
+    def test_a_redirect_is_refused_and_the_key_goes_nowhere(self):
+        with ProviderServer() as other:
+            with ProviderServer(script=[Fault("redirect", location=f"{other.url}/v1")]) as server:
+                error = failure(server)
+            assert other.stats() == {"in_flight": 0, "most_in_flight": 0}, "not even a connection"
+        assert error.kind == "request"
+        assert "base_url" in str(error)
+
     def test_a_quoted_key_is_removed(self):
         with ProviderServer(script=lambda _: FAULTS["refuses_key"]) as server:
             assert KEY not in str(failure(server))
@@ -757,6 +774,22 @@ class TestSettings:
     def test_settings_narrow_capabilities(self):
         can = Anthropic(api_key=KEY, schema=False, images=False, context_tokens=200_000).capabilities(DEFAULT_MODEL)
         assert (can.schema, can.images, can.context_tokens) == (False, False, 200_000)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_hostile_model_name_travels_as_it_is_or_is_refused_unsent(streamed):
+    names = [*HOSTILE_PROMPTS, "", "\x00", "a/../../b", "half \ud83d", "%2e%2e", "x:generateContent?key=1"]
+    kinds = set()
+    with ProviderServer() as server:
+        for name in names:
+            before = len(server.requests)
+            try:
+                stream(server, request(model=name)) if streamed else send(server, request(model=name))
+            except PlatformError as error:
+                kinds.add(error.kind)
+            for one in server.requests[before:]:
+                assert asked_for(one) == name.removeprefix("models/")
+    assert kinds <= {"request", "connection"}
 
 
 def test_the_cost_of_a_reply_with_cache_is_what_genai_prices_says_by_hand():

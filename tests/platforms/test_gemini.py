@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
 from email.utils import format_datetime
+from urllib.parse import unquote
 
 import jsonschema
 import pytest
@@ -19,7 +20,7 @@ from orchestrai.pricing import PriceList
 from orchestrai.result import NO_USAGE, Usage
 from orchestrai.testing import Answer, Fault, Limits, Place, PlatformConformance, ProviderServer
 from orchestrai.testing.answers import answer_to
-from orchestrai.testing.situations import TICKET_SCHEMA
+from orchestrai.testing.situations import HOSTILE_PROMPTS, TICKET_SCHEMA
 
 KEY = "AIzaSy0123456789abcdefghijklmnopqrstuv"
 PIXEL = (
@@ -101,6 +102,10 @@ def failure(server, asked=None, *, streamed=False):
     with pytest.raises(PlatformError) as caught:
         stream(server, asked) if streamed else send(server, asked)
     return caught.value
+
+
+def asked_for(received):
+    return unquote(received.path.removeprefix("/v1/models/").partition(":")[0])
 
 
 def sent(asked, **settings):
@@ -478,6 +483,14 @@ class TestStreams:
             error = failure(server, streamed=True)
         assert (error.kind, error.may_be_billed, error.reply.text) == (kind, True, "Hi")
 
+    def test_a_server_that_answers_a_stream_as_a_list_is_read_to_its_end(self):
+        body = [response("one", None, usageMetadata={"promptTokenCount": 3}), response(" two")]
+        body[1]["usageMetadata"] = {"promptTokenCount": 3, "candidatesTokenCount": 4}
+        with replied(json.dumps(body).encode()) as server:
+            text, reply = stream(server)
+        assert (text, reply.text, reply.finish_reason) == ("one two", "one two", "stop")
+        assert reply.usage == Usage(3, None, None, 4, None, "provider")
+
     def test_an_error_instead_of_a_stream_is_typed(self):
         body = json.dumps([status(429, "RESOURCE_EXHAUSTED", EXCEEDED, {"retryDelay": "3s"})]).encode()
         with replied(body, 429) as server:
@@ -595,6 +608,14 @@ class TestErrors:
             error = failure(server)
         assert (error.kind, error.http_status, error.may_be_billed) == ("overloaded", 200, True)
 
+    def test_a_redirect_is_refused_and_the_key_goes_nowhere(self):
+        with ProviderServer() as other:
+            with ProviderServer(script=[Fault("redirect", location=f"{other.url}/v1")]) as server:
+                error = failure(server)
+            assert other.stats() == {"in_flight": 0, "most_in_flight": 0}, "not even a connection"
+        assert error.kind == "request"
+        assert "base_url" in str(error)
+
     def test_a_quoted_key_is_removed(self):
         with ProviderServer(script=lambda _: FAULTS["refuses_key"]) as server:
             assert KEY not in str(failure(server))
@@ -669,6 +690,22 @@ class TestSettings:
             True,
             1_000_000,
         )
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_hostile_model_name_travels_as_it_is_or_is_refused_unsent(streamed):
+    names = [*HOSTILE_PROMPTS, "", "\x00", "a/../../b", "half \ud83d", "%2e%2e", "x:generateContent?key=1"]
+    kinds = set()
+    with ProviderServer() as server:
+        for name in names:
+            before = len(server.requests)
+            try:
+                stream(server, request(model=name)) if streamed else send(server, request(model=name))
+            except PlatformError as error:
+                kinds.add(error.kind)
+            for one in server.requests[before:]:
+                assert asked_for(one) == name.removeprefix("models/")
+    assert kinds <= {"request", "connection"}
 
 
 def test_the_cost_of_a_reply_with_thoughts_is_what_genai_prices_says_by_hand():
