@@ -6,14 +6,14 @@ import inspect
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from fnmatch import fnmatchcase
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from orchestrai.errors import InvalidSettings, nearest
-from orchestrai.platforms.catalogue import Catalogue, Plan, shipped
+from orchestrai.platforms.catalogue import Catalogue, Endpoint, Plan, shipped
 from orchestrai.platforms.cli_state import CliState
 from orchestrai.platforms.protocol import DataUse, Platform
+from orchestrai.result import Tier
 from orchestrai.settings import Key
 
 ENTRY_POINTS: Final = "orchestrai.platforms"
@@ -36,7 +36,7 @@ _ADDRESSES: Final = {
     "gemini": "GOOGLE_GEMINI_BASE_URL",
 }
 _MODELS: Final = {"openai": "OPENAI_MODEL", "anthropic": "ANTHROPIC_MODEL", "gemini": "GEMINI_MODEL"}
-_LOGIN_FIELDS: Final = ("binary", "home", "env", "config")  # decide which login a client uses
+_LOGIN_FIELDS: Final = ("binary", "home", "login", "env", "config")  # decide which login a client uses
 _WORST: Final[tuple[DataUse, ...]] = ("none", "unknown", "may_train")
 
 
@@ -99,14 +99,21 @@ def from_table(name: str, table: Mapping[str, Any], catalogue: Catalogue | None 
         if field not in known and field != "models":
             raise InvalidSettings(f"{where}: unknown field {field!r}.{nearest(field, [*known, 'models'])}")
     probe, asks = _probe(make, fields)
-    plan = _fill(fields, kind, make, catalogue)
+    fields = _with_endpoint(fields, catalogue.endpoints.get(kind))
+    only = _patterns(fields.pop("models", None), where)
     key = fields.get("api_key")
     if isinstance(key, str) and key.startswith("env:"):
         fields["api_key"] = Key(os.environ.get(key[4:], ""))
         if not fields["api_key"]:
             raise InvalidSettings(f"{where}: api_key says {key!r}, but {key[4:]} is not set.")
-    only = _patterns(fields.pop("models", None), where)
-    platform = (_limited_to(only, make, where) if only else make)(**{"name": name, **fields})
+    make = _limited_to(only, make, where) if only else make
+    platform = make(**{"name": name, **fields})
+    plan = None
+    if _is_own(kind, fields, catalogue):
+        plan = catalogue.plan(kind, platform.tier)
+        filled = _known_of_it(kind, fields.get("tier"), plan, catalogue)
+        filled = {field: value for field, value in filled.items() if field in known and field not in fields}
+        platform = make(**{"name": name, **fields, **filled}) if filled else platform
     if only and not platform.serves(platform.model):
         raise InvalidSettings(
             f"{where}: its model {platform.model!r} is none of models = {list(only)!r}. Name another, or widen them."
@@ -138,45 +145,42 @@ def _probe(
     return probe, {field: fields[field] for field in takes if field in fields}
 
 
-def _fill(fields: dict[str, Any], kind: str, make: Callable[..., Platform], catalogue: Catalogue) -> Plan | None:
-    """Fill what a table leaves open with what the catalogue knows of its kind, and return the plan it is on."""
-    known = inspect.signature(make).parameters
+def _with_endpoint(fields: Mapping[str, Any], endpoint: Endpoint | None) -> dict[str, Any]:
+    """Return the fields with those of a known server; an address elsewhere gets no key that was meant for it."""
+    if endpoint is None or fields.get("base_url", endpoint.base_url) != endpoint.base_url:
+        return dict(fields)
+    known = {"base_url": endpoint.base_url, "api_key": f"env:{endpoint.key}", "tier": endpoint.tier, **fields}
+    if known["tier"] == endpoint.tier:  # an account that pays may ask for every model
+        known.setdefault("models", list(endpoint.models))
+    return known
+
+
+def _is_own(kind: str, fields: Mapping[str, Any], catalogue: Catalogue) -> bool:
+    """Return True where requests go to the provider of that kind: of another server nothing is known."""
     endpoint = catalogue.endpoints.get(kind)
     if endpoint is not None:
-        elsewhere = fields.get("base_url", endpoint.base_url) != endpoint.base_url
-    else:
-        elsewhere = "base_url" in fields or bool(os.environ.get(_ADDRESSES.get(kind, "")))
-    if elsewhere:  # another server: it gets no key that was meant for this one, and nothing is known of its plan
-        return None
-    if endpoint is not None:
-        fields["base_url"] = endpoint.base_url
-        fields.setdefault("api_key", f"env:{endpoint.key}")
-        fields.setdefault("tier", endpoint.tier)
-        if fields["tier"] == endpoint.tier:  # an account that pays may ask for every model
-            fields.setdefault("models", list(endpoint.models))
-        tier = fields["tier"]
-    else:
-        tier = fields.get("tier")
-    plan = catalogue.plan(kind, tier or (known["tier"].default if "tier" in known else getattr(make, "tier", "paid")))
-    filled: dict[str, Any] = {"data_use": _data_use(kind, tier, catalogue)}
-    if plan is not None and plan.limits:
-        filled["limits"] = dict(plan.limits)
-    if not os.environ.get(_MODELS.get(kind, "")):
-        filled["model"] = catalogue.default_model(kind)
-    for field, value in filled.items():
-        if value is not None and field in known:
-            fields.setdefault(field, value)
-    return plan
+        return bool(fields.get("base_url") == endpoint.base_url)
+    return "base_url" not in fields and not os.environ.get(_ADDRESSES.get(kind, ""))
 
 
-def _data_use(kind: str, tier: str | None, catalogue: Catalogue) -> DataUse | None:
-    """Return what the plans of a kind allow: the worst of them where settings do not say which tier it is.
+def _known_of_it(kind: str, tier: Tier | None, plan: Plan | None, catalogue: Catalogue) -> dict[str, Any]:
+    """Return fields that the catalogue knows, for those that a table leaves open.
 
-    A key of Gemini does not show whether its project pays, and only a paid one is not trained on.
+    Args:
+        kind: Kind of platform.
+        tier: The tier that settings name. Without it the worst data use of all tiers counts: a key of Gemini does not
+            show whether its project pays, and only one that does is not trained on.
+        plan: The plan it is taken to be on.
+        catalogue: What is known.
     """
-    today = datetime.now(UTC).date()
-    plans = [p for p in catalogue.plans.values() if p.platform == kind and p.holds(today) and tier in (None, p.tier)]
-    return max((plan.data_use for plan in plans), key=_WORST.index, default=None)
+    tiers = get_args(Tier) if tier is None else (tier,)
+    plans = [catalogue.plan(kind, one) or catalogue.ended(kind, one) for one in tiers]
+    known: dict[str, Any] = {
+        "data_use": max((p.data_use for p in plans if p is not None), key=_WORST.index, default=None),
+        "limits": dict(plan.limits) if plan is not None and plan.limits else None,
+        "model": None if os.environ.get(_MODELS.get(kind, "")) else catalogue.default_model(kind),
+    }
+    return {field: value for field, value in known.items() if value is not None}
 
 
 def _patterns(value: Any, where: str) -> tuple[str, ...]:

@@ -197,8 +197,10 @@ def _client(made: Configured, state: CliState | None, catalogue: Catalogue) -> F
         return Finding(made.name, None, why, plan=made.plan)
     finding = _configured(made, state.why, state)
     gone = catalogue.ended(made.kind, made.platform.tier)
-    if finding.platform is None or gone is None:
+    if gone is None:
         return finding
+    if finding.platform is None:
+        return replace(finding, why=f"{finding.why} (its {gone.tier} plan ended on {gone.valid_until})")
     return replace(finding, why=gone.ended, automatic=False, plan=gone)
 
 
