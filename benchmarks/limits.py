@@ -7,7 +7,7 @@
 Three providers, each `orchestrai.testing.server` in a process of its own, fresh for every run:
 
     rate      50 requests/s, a bucket of half a second (25 requests), 1,000 tasks
-    tokens    2,330 input tokens/s, a bucket of half a second, 400 tasks of about 100 tokens
+    tokens    2,330 input tokens/s, a bucket of half a second, 600 tasks of about 100 tokens
     faults    no limit; 5 % 500, 3 % 429 (retry-after 1), 2 % cut bodies, 1 % malformed JSON; 400 tasks of 500 ms, C=20
 
 Every client runs in a fresh process with its default retries and is told nothing but how many requests it may have under
@@ -64,7 +64,7 @@ SCENARIOS = {
     "tokens": Scenario(
         "2,330 tokens/s, half-second burst, told nothing",
         ("--tpm", "139800", "--burst-s", "0.5", "--latency", "0.05"),
-        400,
+        600,
         100,
         lambda _, tokens: (tokens - 1165) / 2330,
         padding=240,

@@ -145,6 +145,8 @@ class Admission:
         if kind is None:
             self._answered += 1
             self._concurrency.answered(ticket.order, self._newest, in_flight)
+            if self._is_paced:
+                self._pace.answered(now, ticket.order)
             if not self._cooldown.is_quiet:
                 self._cooldown.answered(ticket.order, disproves=not self._concurrency.is_suffering)
             if self.allowance.left < self.allowance.most:

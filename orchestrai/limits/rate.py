@@ -20,6 +20,8 @@ _MOST_MARGIN_S: Final = 0.2
 _SLOWER: Final = 0.8  # several refusals soon after another mean that the limit is not what was told
 _TOO_MANY: Final = 5
 _SOON_S: Final = 10.0
+_LONE: Final = 0.1  # refusals below this share of the outcomes are accidents, whatever the limit
+_MEMORY: Final = 1 / 30  # weight of the newest outcome in that share
 _FASTER_PER_S: Final = 0.01  # and is believed again at this pace
 _SLOWEST: Final = 0.02
 _FELT_SHARE: Final = 0.95  # of a rate that was measured between two refusals is used at first
@@ -154,9 +156,8 @@ class Limit:
             return
         per_s = self._allowed_per_s * SHARE * share
         bucket = self.bucket
-        lowest = (
-            left - later - cost - per_s * margin_s
-        )  # some providers count a request before its headers are written, some after
+        # Some providers count a request before its headers are written, some after: its cost is not there for sure.
+        lowest = left - later - cost - per_s * margin_s
         if bucket is None:
             bucket = self.bucket = Bucket(per_s, max(1.0, left, cost), now)
             bucket.put(now, lowest)
@@ -225,6 +226,8 @@ class Pace:
         "_ratio",
         "_refusals",
         "_refused_at",
+        "_refused_order",
+        "_refused_share",
         "_replies",
         "_share",
         "_slowed_from",
@@ -243,6 +246,8 @@ class Pace:
         self._refusals = 0  # episodes in a row, each soon after the last
         self._slowed_from = 0  # refusals of earlier requests are part of the last one
         self._refused_at = float("-inf")
+        self._refused_order = 0  # number of the last refused request that held the others back
+        self._refused_share = 0.0  # of recent outcomes
         self.held_until = float("-inf")  # nothing leaves earlier [s]
         self._measured_from = float("-inf"), 0  # the last refusal that measured, and the answers before it
         self._adjusted_at = 0.0
@@ -313,6 +318,13 @@ class Pace:
             now=now, sent_at=sent_at, later=later_tokens * self._ratio, cost=tokens, share=share, margin_s=self._margin_s,
         )  # fmt: skip
 
+    def answered(self, now: float, order: int) -> None:
+        """Count an answer; one to a request that left after a lone refused one shows that the others may go on."""
+        if self._refused_share:
+            self._refused_share = self._refused_share * (1 - _MEMORY) if self._refused_share > 0.001 else 0.0
+            if now < self.held_until and order > self._refused_order and self._refused_share < _LONE:
+                self.held_until = now
+
     def refused(self, now: float, order: int, newest: int, told_s: float | None) -> bool:
         """Hold after "too fast": nothing is left, and if it comes again soon, less of the limits is believed.
 
@@ -325,15 +337,17 @@ class Pace:
         Returns:
             False where it belongs to an earlier refusal and changes nothing.
         """
+        self._refused_share += (1.0 - self._refused_share) * _MEMORY
         if order < self._slowed_from:
             return False
+        self._refused_order = order
         if told_s:
             self.held_until = now + told_s
         self._slowed_from = newest + 1
         self._refusals = self._refusals + 1 if now - self._refused_at < _SOON_S else 1
         self._refused_at = now
         self._margin_s = min(_MOST_MARGIN_S, self._margin_s + _MARGIN_S)
-        if self._refusals >= _TOO_MANY:
+        if self._refusals >= _TOO_MANY and self._refused_share >= _LONE:
             self._believe(now, max(_SLOWEST, self._share * _SLOWER))
         self.requests.empty(now, self._margin_s)
         self.tokens.empty(now, self._margin_s)

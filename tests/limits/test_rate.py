@@ -233,3 +233,29 @@ def test_an_absurd_count_of_tokens_stops_nothing(actual):
     counted = pace.take(0.0, 100.0)
     pace.used(0.0, 100.0, counted, float(actual))
     assert pace.when(0.0, 100.0) <= 60.0
+
+
+def test_an_answer_to_a_later_request_lifts_what_a_lone_refusal_held_and_among_many_it_does_not():
+    for many in (False, True):
+        pace = Pace()
+        observe(pace, headers(3000, 2000), 0.0, 0.0)
+        for order in range(1, 101):
+            pace.answered(0.0, order)
+            if many and order % 4 == 0:
+                pace.refused(0.0, order, newest=110, told_s=None)
+        pace.refused(1.0, order=200, newest=220, told_s=2.0)
+        pace.answered(1.1, order=199)  # sent before the refused one
+        assert pace.when(1.1, 0.0) >= 3.0
+        pace.answered(1.2, order=201)
+        assert (pace.when(1.2, 0.0) >= 3.0) == many
+
+
+def test_scattered_refusals_do_not_make_a_known_limit_unbelievable():
+    pace = Pace()
+    observe(pace, headers(3000, 2000), 0.0, 0.0)
+    for order in range(1, 2000):
+        if order % 33:
+            pace.answered(order / 50, order)
+        else:
+            pace.refused(order / 50, order, newest=order + 25, told_s=1.0)
+    assert pace.requests_per_s == pytest.approx(50 * SHARE)

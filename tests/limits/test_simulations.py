@@ -83,7 +83,7 @@ def test_limits_that_settings_tell_are_kept_from_the_first_request():
     assert report.wall <= 1.05 * 19.5
 
 
-@pytest.mark.parametrize(("claims", "most_refused"), [(2.0, 30), (1.2, 30), (0.5, 0)])
+@pytest.mark.parametrize(("claims", "most_refused"), [(2.0, 60), (1.2, 60), (0.5, 0)])
 def test_a_provider_that_lies_about_its_limits_is_found_out(claims, most_refused):
     provider = Provider(latency=0.05, rpm=3000, claims=claims)
     report = run(unknown(), provider.meet, 1000)
@@ -133,6 +133,14 @@ def test_scattered_faults_neither_narrow_the_lane_nor_stop_it():
     assert sorted(walls)[20] <= 1.4 * 10
     assert sorted(walls)[36] <= 1.5 * 10
     assert lost == 0
+
+
+def test_scattered_refusals_do_not_slow_a_lane_whose_limit_is_known():
+    chances = {"rate:1": 0.03}
+    provider = Provider(latency=0.5, jitter=0.02, rpm=3000, burst_s=60, faults=chances)
+    report = run(Admission(20, 20), provider.meet, 1000)
+    assert report.wall <= 1.2 * 1000 / 20 * 0.5
+    assert report.lost == 0
 
 
 def test_control_a_lane_that_rests_for_every_refusal_takes_far_longer():
