@@ -9,14 +9,27 @@ from orchestrai.platforms.protocol import Capabilities, Platform, RateLimits, Re
 
 if TYPE_CHECKING:
     from orchestrai.platforms.anthropic import Anthropic
+    from orchestrai.platforms.claude_code import ClaudeCode
     from orchestrai.platforms.gemini import Gemini
     from orchestrai.platforms.local import LocalModel
     from orchestrai.platforms.openai import OpenAI
 
-__all__ = ["Anthropic", "Capabilities", "Gemini", "LocalModel", "OpenAI", "Platform", "RateLimits", "Reply", "Request"]
+__all__ = [
+    "Anthropic",
+    "Capabilities",
+    "ClaudeCode",
+    "Gemini",
+    "LocalModel",
+    "OpenAI",
+    "Platform",
+    "RateLimits",
+    "Reply",
+    "Request",
+]
 
 _ADAPTERS: Final = {  # loaded when they are first named
     "Anthropic": "anthropic",
+    "ClaudeCode": "claude_code",
     "Gemini": "gemini",
     "LocalModel": "local",
     "OpenAI": "openai",
