@@ -16,7 +16,7 @@ from orchestrai.attachments import Attachment
 from orchestrai.errors import PlatformError, PlatformErrorKind
 from orchestrai.platforms import wire, wire_form
 from orchestrai.platforms.http import Event, Response
-from orchestrai.platforms.protocol import RateLimits, Reply, Request
+from orchestrai.platforms.protocol import RateLimits, Request
 from orchestrai.result import NO_USAGE, Usage
 
 if TYPE_CHECKING:
@@ -87,9 +87,7 @@ class GenerateContent:
     def body(self, request: Request, *, stream: bool, constraint: Any) -> dict[str, Any]:  # noqa: ARG002  # the address tells it
         """Return the body of a request; system messages within the conversation join the system prompt."""
         turns = [message for message in request.messages if message.role != "system"]
-        system = [message.text for message in request.messages if message.role == "system"]
-        if request.system is not None:
-            system.insert(0, request.system)
+        system = wire_form.system_text(request)
         config: dict[str, Any] = {}
         if request.max_tokens is not None:
             config["maxOutputTokens"] = request.max_tokens
@@ -106,12 +104,10 @@ class GenerateContent:
             ]
         }
         if system:
-            fields["systemInstruction"] = {"parts": [{"text": "\n\n".join(system)}]}
+            fields["systemInstruction"] = {"parts": [{"text": system}]}
         if config:
             fields["generationConfig"] = config
-        for name, value in request.extra.items():
-            known = fields.get(name)
-            fields[name] = {**known, **value} if isinstance(known, dict) and isinstance(value, Mapping) else value
+        wire_form.add_extra(fields, request.extra)
         return fields
 
     def answer(self, response: Response, secrets: wire.Secrets) -> Answer:
@@ -198,16 +194,6 @@ class Answer(wire_form.Answer):
             PlatformError: It is an error, or no JSON object.
         """
         return self._take(self.json(event.data))
-
-    def whole(self) -> Reply:
-        """Return the finished answer; no text at all is an empty answer where thinking used up the limit.
-
-        Raises:
-            PlatformError: There is no text for another reason.
-        """
-        if not self.pieces and self.finish_reason == "length":
-            self.pieces.append("")
-        return super().whole()
 
     def tokens(self) -> Usage:
         """Return the tokens as inclusive totals: thoughts are counted beside the answer on the wire.

@@ -17,7 +17,7 @@ from orchestrai.messages import Message
 from orchestrai.platforms import wire, wire_form
 from orchestrai.platforms.http import Event, Response
 from orchestrai.platforms.messages_schema import decodable
-from orchestrai.platforms.protocol import RateLimits, Reply, Request
+from orchestrai.platforms.protocol import RateLimits, Request
 from orchestrai.result import NO_USAGE, Usage
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class Messages:
             "max_tokens": DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens,
             "messages": [{"role": m.role, "content": _content(m)} for m in request.messages if m.role != "system"],
         }
-        system = [text for text in (request.system, *_system_messages(request)) if text]
+        system = wire_form.system_text(request)
         config: dict[str, Any] = {}
         if request.effort is not None:
             config["effort"] = "low" if request.effort == "minimal" else request.effort
@@ -97,16 +97,14 @@ class Messages:
             if self._is_decodable(request.json_schema):
                 config["format"] = constraint
             else:
-                system.append(_in_words(request.json_schema))
+                system = "\n\n".join(filter(None, (system, _in_words(request.json_schema))))
         if system:
-            fields["system"] = "\n\n".join(system)
+            fields["system"] = system
         if config:
             fields["output_config"] = config
         if request.temperature is not None:
             fields["temperature"] = request.temperature
-        for name, value in request.extra.items():
-            known = fields.get(name)
-            fields[name] = {**known, **value} if isinstance(known, dict) and isinstance(value, Mapping) else value
+        wire_form.add_extra(fields, request.extra)
         fields["stream"] = stream  # after `extra`: the reply's form is the caller's choice of `send` or `stream`
         return fields
 
@@ -121,10 +119,6 @@ class Messages:
     def _is_decodable(self, schema: Mapping[str, Any]) -> bool:
         known, is_decodable = self._decodable
         return is_decodable if known is schema else decodable(schema) is not None
-
-
-def _system_messages(request: Request) -> list[str]:
-    return [message.text for message in request.messages if message.role == "system"]
 
 
 def _without_thinking(model: str) -> str | None:
@@ -215,16 +209,6 @@ class Answer(wire_form.Answer):
         elif kind == "error" or given.get("error"):
             raise refusal(self.response, given, "", self.secrets)
         return ""
-
-    def whole(self) -> Reply:
-        """Return the finished answer; no text at all is an empty answer where thinking used up the limit.
-
-        Raises:
-            PlatformError: There is no text for another reason.
-        """
-        if not self.pieces and self.finish_reason == "length":
-            self.pieces.append("")
-        return super().whole()
 
     def tokens(self) -> Usage:
         """Return the tokens as inclusive totals: input and cache are counted apart on the wire.

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from orchestrai.errors import PlatformError
+from orchestrai.errors import InvalidInput, PlatformError
 from orchestrai.platforms import wire
 from orchestrai.platforms.http import Event, Response
 from orchestrai.platforms.protocol import RateLimits, Reply, Request
@@ -142,8 +142,8 @@ class Answer(abc.ABC):
         """Return the finished answer; an empty text is an answer (reasoning may have used up the whole limit).
 
         Raises:
-            PlatformError: There is no text, because the model refused, was filtered or called a tool; or an empty one
-                and nothing says that the model stopped.
+            PlatformError: There is no text, because the model refused, was filtered or called a tool; or none or an
+                empty one, and nothing says that the limit was reached or that the model stopped.
         """
         if not any(self.pieces):
             finish = self.finish_reason
@@ -153,7 +153,7 @@ class Answer(abc.ABC):
                 raise self.unusable("the content filter removed the answer.")
             if finish == "tool":
                 raise self.unusable("the model called a tool instead of answering.")
-            if not self.pieces or finish is None:
+            if finish is None or (not self.pieces and finish != "length"):
                 raise self.unusable("the reply holds no text.")
         return self.reply()
 
@@ -184,3 +184,28 @@ def fenced(name: str, text: str) -> str:
     fence = "`" * max(3, longest + 1)
     end = "" if text.endswith("\n") else "\n"
     return f"File: {' '.join(name.split())}\n{fence}\n{text}{end}{fence}"
+
+
+def system_text(request: Request) -> str | None:
+    """Return the system prompt and the system messages within the conversation, for a protocol that knows only one.
+
+    Raises:
+        InvalidInput: One of them holds an image.
+    """
+    texts = [] if request.system is None else [request.system]
+    for message in request.messages:
+        if message.role == "system":
+            for part in (message.content,) if isinstance(message.content, str) else message.content:
+                if not isinstance(part, str) and part.is_image:
+                    raise InvalidInput(
+                        f"{part.name}: a system message holds text; an image goes into a user's message."
+                    )
+                texts.append(part if isinstance(part, str) else fenced(part.name, part.text()))
+    return "\n\n".join(texts) if texts else None
+
+
+def add_extra(fields: dict[str, Any], extra: Mapping[str, Any]) -> None:
+    """Put a provider's own fields into a body: they win, and what both hold as objects is joined."""
+    for name, value in extra.items():
+        known = fields.get(name)
+        fields[name] = {**known, **value} if isinstance(known, dict) and isinstance(value, Mapping) else value

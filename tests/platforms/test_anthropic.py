@@ -189,6 +189,18 @@ class TestRequests:
         ]
         assert body["system"] == "0\n\n3"
 
+    def test_a_system_message_holds_text_files_and_no_image(self, tmp_path):
+        path = tmp_path / "rules.md"
+        path.write_text("Be brief.\n")
+        turns = (Message("system", ("Rules:", attachments.from_path(path))), Message("user", "Hi."))
+        assert sent(Request(turns, "claude-haiku-5-5"))["system"] == "Rules:\n\nFile: rules.md\n```\nBe brief.\n```"
+        with ProviderServer() as server:
+            pictured = Request((Message("system", (attachments.image(PIXEL),)), Message("user", "Hi.")), "claude-x")
+            error = failure(server, pictured)
+            assert server.requests == []
+        assert error.kind == "request"
+        assert "user's message" in str(error)
+
     def test_extra_wins_and_joins_what_is_there_but_the_form_of_the_reply_stays(self):
         extra = {"max_tokens": 9, "output_config": {"task_budget": 5}, "service_tier": "auto", "stream": True}
         body = sent(request(max_tokens=7, effort="high", extra=extra))
