@@ -167,6 +167,15 @@ def test_built_in_platforms_may_be_given_by_name(monkeypatch):
         given(["locl"])
 
 
+def test_a_table_of_the_settings_may_be_given_by_its_name(tmp_path):
+    table = {"kind": "openai", "base_url": "http://127.0.0.1:1/v1", "model": "m", "tier": "local"}
+    settings = {"platforms": {"vllm": table, "other": table}}
+    with Orchestrator(tmp_path, platforms=["vllm", upper], settings=settings) as orch:
+        assert [(f.name, f.model) for f in orch.findings] == [("vllm", "m"), ("upper", "upper")]
+    with pytest.raises(NoPlatform, match=r"unknown platform 'vlm'\. Did you mean 'vllm'"):
+        _ = Orchestrator(tmp_path, platforms=["vlm"], settings=settings).findings
+
+
 def test_an_empty_list_of_platforms_is_no_platform(tmp_path):
     with pytest.raises(NoPlatform, match="No platform can answer yet"):
         orchestrator(tmp_path).run_sync("a")
@@ -375,6 +384,11 @@ def client(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(package))
     yield lambda: __import__("a_client").asked
     sys.modules.pop("a_client", None)
+
+
+def test_a_third_partys_platform_may_be_given_by_its_kind(client):
+    (finding,) = given(["client"])
+    assert (finding.name, finding.why, finding.version) == ("client", "given", "1.2.3")
 
 
 def test_a_client_tells_its_version_and_login(client):

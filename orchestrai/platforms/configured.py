@@ -69,6 +69,11 @@ def kinds(catalogue: Catalogue) -> list[str]:
     return [*(kind for kind, name in _CLASSES.items() if name in platforms.__all__), *catalogue.endpoints]
 
 
+def is_kind(name: str, catalogue: Catalogue) -> bool:
+    """Return True for a kind that a platform can be made of: a known one, or a third party's that is installed."""
+    return _class_of(name, catalogue) is not None
+
+
 def near(name: str, catalogue: Catalogue) -> str:
     """Return ` Did you mean '…'?` with the nearest kind, or the empty string."""
     meant = _ALSO_CALLED.get(name.lower())

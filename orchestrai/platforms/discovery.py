@@ -12,12 +12,13 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Final
 
-from orchestrai.errors import ModelMissing, NoPlatform
+from orchestrai.errors import ModelMissing, NoPlatform, nearest
 from orchestrai.platforms.catalogue import Catalogue, Endpoint, Plan, shipped, with_settings
 from orchestrai.platforms.cli_state import CliState
-from orchestrai.platforms.configured import Configured, from_table, kinds, near
+from orchestrai.platforms.configured import Configured, from_table, is_kind, kinds, near
 from orchestrai.platforms.function import FunctionPlatform
 from orchestrai.platforms.protocol import DataUse, Platform
 from orchestrai.result import Tier
@@ -104,7 +105,10 @@ def find(settings: Settings, platforms: Sequence[Any] | None = None) -> list[Fin
         NoPlatform: Something that was given is no platform.
     """
     catalogue = with_settings(settings.catalogue)
-    found = discover(settings.platforms, catalogue) if platforms is None else given(platforms, catalogue)
+    if platforms is None:
+        found = discover(settings.platforms, catalogue)
+    else:
+        found = given(platforms, catalogue, settings.platforms)
     return [_barred(finding) for finding in found] if settings.never_train else found
 
 
@@ -130,14 +134,23 @@ def discover(settings: Mapping[str, Mapping[str, Any]], catalogue: Catalogue | N
     return findings if "local" in settings else [*findings, _local()]
 
 
-def given(platforms: Sequence[Any], catalogue: Catalogue | None = None) -> list[Finding]:
-    """Return platforms that were handed over as they are: platforms, async functions, or names of known kinds.
+def given(
+    platforms: Sequence[Any],
+    catalogue: Catalogue | None = None,
+    settings: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+) -> list[Finding]:
+    """Return platforms that were handed over: as they are, as async functions, or by name.
+
+    Args:
+        platforms: Platforms, async functions, names of tables in the settings or of known kinds.
+        catalogue: What is known of plans and models; the shipped one by default.
+        settings: The `platforms` table of the settings.
 
     Raises:
         NoPlatform: A value is none of these.
     """
     catalogue = catalogue or shipped()
-    made = [_given(value, catalogue) for value in platforms]
+    made = [_given(value, catalogue, settings) for value in platforms]
     states = _states([one for one in made if isinstance(one, Configured)])
     return [
         _configured(one, "given", states.get(one.name))
@@ -235,11 +248,11 @@ def _local() -> Finding:
     return Finding("local", model, "the embedded demo model; answers only when named or alone", automatic=False)
 
 
-def _given(value: Any, catalogue: Catalogue) -> Platform | Configured:
+def _given(value: Any, catalogue: Catalogue, settings: Mapping[str, Mapping[str, Any]]) -> Platform | Configured:
     if isinstance(value, str):
-        if value not in kinds(catalogue):
-            raise NoPlatform(f"unknown platform {value!r}.{near(value, catalogue)}")
-        return from_table(value, {}, catalogue)
+        if value not in settings and not is_kind(value, catalogue):
+            raise NoPlatform(f"unknown platform {value!r}.{nearest(value, settings) or near(value, catalogue)}")
+        return from_table(value, settings.get(value, {}), catalogue)
     if isinstance(value, Platform):
         return value
     if inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(getattr(value, "__call__", None)):  # noqa: B004 - the bound method is what is asked about

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Final
 
 from orchestrai.errors import InvalidInput, NoPlatform, nearest
-from orchestrai.platforms.catalogue import Catalogue, shipped
+from orchestrai.platforms.catalogue import Catalogue, ModelFacts, shipped
 from orchestrai.platforms.protocol import Platform
 from orchestrai.pricing import Price, PriceList
 from orchestrai.result import Tier
@@ -149,7 +149,7 @@ class Router:
 
     def _model(self, platform: Platform, asked: str | None) -> str | None:
         """Return the model to ask this platform for, or None when it does not serve the one required."""
-        if asked is None:
+        if asked is None or asked == platform.model:  # also where its name looks like "platform/model"
             return platform.model
         prefix = self._prefix(asked)
         if prefix is not None:
@@ -167,8 +167,16 @@ class Router:
     def _context(self, platform: Platform, model: str) -> int | None:
         """Return the context window [tokens]: the platform's own word, else the catalogue's."""
         told = platform.capabilities(model).context_tokens
-        facts = None if told is not None else (self._catalogue or shipped()).model_facts(model)
+        facts = None if told is not None else self._facts(model)
         return facts.context_tokens if facts is not None else told
+
+    def _sees(self, model: str) -> bool:
+        """Return False for a model of which it is known that it takes no images, whatever its platform takes."""
+        facts = self._facts(model)
+        return facts is None or facts.images is not False
+
+    def _facts(self, model: str) -> ModelFacts | None:
+        return (self._catalogue or shipped()).model_facts(model)
 
     def _obstacle(
         self, platform: Platform, model: str | None, task: Task, *, images: bool, streaming: bool
@@ -183,7 +191,7 @@ class Router:
         if model is None:
             return f"does not serve {task.model}"
         can = platform.capabilities(model)
-        if images and not can.images:
+        if images and not (can.images and self._sees(model)):
             return "takes no images"
         if streaming and not can.streaming:
             return "cannot stream"

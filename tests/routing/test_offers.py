@@ -96,6 +96,16 @@ def test_a_platform_may_be_named_with_the_model():
     assert found.excluded == {"a": "does not serve b/some-model"}
 
 
+def test_a_platform_is_asked_for_its_own_model_though_its_name_begins_like_another_platform():
+    groq = platform("groq", model="openai/gpt-oss-120b", models=[])
+    openai = platform("openai", "paid", cost=1)
+    found = router(groq, openai).route(Task("q", model="openai/gpt-oss-120b"))
+    assert [(offer.platform.name, offer.model) for offer in found.offers] == [
+        ("groq", "openai/gpt-oss-120b"),
+        ("openai", "gpt-oss-120b"),
+    ]
+
+
 def test_a_slash_in_a_models_name_is_no_platform():
     found = router(platform("a")).route(Task("q", model="meta-llama/Llama-3"))
     assert [(offer.platform.name, offer.model) for offer in found.offers] == [("a", "meta-llama/Llama-3")]
@@ -121,6 +131,14 @@ def test_what_a_platform_cannot_do_it_is_not_asked_for(lacks, task, streaming, r
     assert [offer.platform.name for offer in found.offers] == ["able"]
     assert found.excluded == {"unable": reason}
     assert order(router(unable, able)) == ["unable", "able"]  # a plain task goes there
+
+
+def test_a_model_that_is_known_to_see_nothing_gets_no_images_whatever_its_platform_takes():
+    blind = platform("blind", model="openai/gpt-oss-120b", capabilities=Capabilities(images=True))
+    able = platform("able", "paid", cost=1, capabilities=Capabilities(images=True))
+    found = router(blind, able).route(Task("x", files=[from_bytes(PNG)]))
+    assert [offer.platform.name for offer in found.offers] == ["able"]
+    assert found.excluded == {"blind": "takes no images"}
 
 
 def test_text_files_need_no_eyes():
