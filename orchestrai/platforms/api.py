@@ -288,9 +288,10 @@ class ApiPlatform(abc.ABC):
 
     def _constrained(self, schema: Mapping[str, Any]) -> orjson.Fragment:
         """Return the constraint in JSON; a batch has one schema, so the last one is kept."""
-        if self._constraint is None or self._constraint[0] is not schema:
-            self._constraint = (schema, orjson.Fragment(orjson.dumps(self._form.constraint(schema))))
-        return self._constraint[1]
+        known = self._constraint  # read once: bodies with files are written in threads
+        if known is None or known[0] is not schema:
+            known = self._constraint = (schema, orjson.Fragment(orjson.dumps(self._form.constraint(schema))))
+        return known[1]
 
     def _sealed_headers(self) -> Headers:
         """Return the headers with the key, made anew when a key function returns another one.
