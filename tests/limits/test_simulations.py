@@ -6,6 +6,8 @@ from collections import Counter
 from random import Random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from virtual import Outcome, Provider, run
 
 from orchestrai.limits.admission import Admission
@@ -240,3 +242,33 @@ def test_the_allowance_lasts_while_most_is_answered(share):
     report = run(lane, provider.meet, 5000, policy=RetryPolicy(attempts=8))
     assert report.lost == 0
     assert lane.allowance.left > 0
+
+
+# Limits that settings tell, whatever they are.
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rpm=st.floats(10, 6000),
+    tpm=st.floats(1000, 1e6),
+    sizes=st.lists(st.floats(1, 500), min_size=10, max_size=60),
+    latency=st.floats(0.01, 3),
+)
+def test_no_window_of_any_batch_holds_more_than_settings_allow(rpm, tpm, sizes, latency):
+    served = []
+
+    def meet(now, tokens):
+        served.append((now, tokens))
+        return Outcome(latency, tokens=tokens)
+
+    assert run(Admission(ceiling=50, rpm=rpm, tpm=tpm), meet, len(sizes), tokens=lambda i: sizes[i]).lost == 0
+    for first in range(len(served)):
+        requests = tokens = 0.0
+        for last in range(first, len(served)):
+            took = served[last][0] - served[first][0]
+            assert requests + 1 <= (took / 60 * rpm + max(1.0, rpm / 120)) * (1 + 1e-9) + 1e-6
+            # a request larger than the burst leaves when that is full, and is owed afterwards
+            burst = max(1.0, tpm / 120)
+            assert tokens + min(served[last][1], burst) <= (took / 60 * tpm + burst) * (1 + 1e-9) + 1e-3
+            requests += 1
+            tokens += served[last][1]
