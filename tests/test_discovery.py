@@ -341,6 +341,31 @@ def test_where_a_key_does_not_tell_its_tier_the_worst_of_its_plans_counts(monkey
 
 # --- command-line clients
 
+CLAUDE = """#!/bin/sh
+case "$1" in
+--version) echo "2.1.197 (Claude Code)" ;;
+auth) echo '{"loggedIn": true, "authMethod": "claude.ai", "apiProvider": "firstParty", "subscriptionType": "max"}' ;;
+esac
+"""
+
+
+def install(folder, name, script):
+    """Put a program on the path."""
+    program = folder / "bin" / name
+    program.write_text(script)
+    program.chmod(0o755)
+    return program
+
+
+def test_a_claude_login_is_a_subscription(tmp_path):
+    program = install(tmp_path, "claude", CLAUDE)
+    finding = found()["claude_code"]
+    assert (finding.version, finding.login, finding.why) == ("2.1.197", "claude.ai, max", str(program))
+    assert (finding.tier, finding.data_use) == ("subscription", "may_train")
+    assert finding.model == shipped().default_model("claude_code")
+    assert finding.plan.id == "claude_code.plan"
+
+
 CLIENT = """
 import threading
 from orchestrai.platforms.cli_state import CliState

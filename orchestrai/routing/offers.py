@@ -107,7 +107,8 @@ class Router:
 
         Raises:
             InvalidInput: A hint names a platform that is not configured.
-            NoPlatform: A hint names a known platform that was not found or may not be asked; the message says what to do.
+            NoPlatform: Every platform that the hint names was not found or may not be asked; the message says what
+                to do. Where one of several is there, the others are excluded with their reasons.
         """
         images = _has_images(task) if task.files or type(task.prompt) is not str else False
         asks = (task.platform, bool(task.strict), task.model, images, streaming)
@@ -118,18 +119,11 @@ class Router:
 
     def _find(self, task: Task, *, images: bool, streaming: bool) -> Route:
         hints = task.platforms
-        for name in hints:
-            if name in self._missing:
-                raise NoPlatform(f"platform {name!r} is not there: {self._missing[name]}")
-            if name in self._barred:
-                raise NoPlatform(f"platform {name!r} may not be asked: {self._barred[name]}")
-            if name not in self._platforms:
-                near = nearest(name, [*self._platforms, *self._missing])
-                raise InvalidInput(
-                    f"platform {name!r} is not configured.{near} Configured: {', '.join(self._platforms) or 'none'}."
-                )
+        gone = {name: reason for name in hints if (reason := self._gone(name)) is not None}
+        if hints and len(gone) == len(set(hints)):
+            raise NoPlatform("; ".join(f"platform {name!r} {reason}" for name, reason in gone.items()))
         offers: list[Offer] = []
-        excluded: dict[str, str] = {}
+        excluded = {name: reason for name, reason in gone.items() if name not in self._platforms}
         for platform in self._platforms.values():
             model = self._model(platform, task.model)
             reason = self._obstacle(platform, model, task, images=images, streaming=streaming)
@@ -146,6 +140,22 @@ class Router:
             for rank, offer in enumerate(offers, start=1)
         ]
         return Route(tuple(ranked), excluded)
+
+    def _gone(self, name: str) -> str | None:
+        """Return why a platform that a hint names cannot be asked; None when it can.
+
+        Raises:
+            InvalidInput: Nothing of this name is known.
+        """
+        if name in self._missing:
+            return f"is not there: {self._missing[name]}"
+        if name in self._barred:
+            return f"may not be asked: {self._barred[name]}"
+        if name not in self._platforms:
+            near = nearest(name, [*self._platforms, *self._missing])
+            known = ", ".join(self._platforms) or "none"
+            raise InvalidInput(f"platform {name!r} is not configured.{near} Configured: {known}.")
+        return None
 
     def _model(self, platform: Platform, asked: str | None) -> str | None:
         """Return the model to ask this platform for, or None when it does not serve the one required."""

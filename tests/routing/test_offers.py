@@ -232,3 +232,14 @@ def test_an_unknown_hint_may_be_near_to_a_platform_that_was_not_found():
     found = router(*PLATFORMS, missing={"claude_code": "claude is not on the PATH"})
     with pytest.raises(InvalidInput, match=r"'claud_code' is not configured\. Did you mean 'claude_code'\?"):
         order(found, platform="claud_code")
+
+
+def test_of_several_hints_one_that_is_there_is_enough_and_the_others_say_why_not():
+    found = router(*PLATFORMS, missing={"openai": "OPENAI_API_KEY is not set"}, barred={"local": "never"})
+    route = found.route(Task("q", platform=("openai", "local", "dear"), strict=True))
+    assert [offer.platform.name for offer in route.offers] == ["dear"]
+    assert route.excluded["openai"] == "is not there: OPENAI_API_KEY is not set"
+    with pytest.raises(NoPlatform, match=r"'openai' is not there: .*; platform 'local' may not be asked: never"):
+        order(found, platform=("openai", "local"))
+    with pytest.raises(InvalidInput, match="'dare' is not configured"):
+        order(found, platform=("dear", "dare"))
