@@ -14,8 +14,6 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
-import orjson
-
 from orchestrai.errors import PlatformError, PlatformErrorKind, redact
 from orchestrai.ids import now_us
 from orchestrai.platforms import wire
@@ -42,6 +40,9 @@ _CONNECTION: Final = re.compile(r"unable to connect|connection (to the API was l
 _TIMEOUT: Final = re.compile(r"timed? ?out", re.IGNORECASE)
 _NO_LOGIN: Final = re.compile(r"not logged in|/login|invalid api key|oauth token", re.IGNORECASE)
 _USED_UP: Final = re.compile(r"hit your .{0,40}limit", re.IGNORECASE)
+_MOST_USD: Final = 1e6  # more is no cost of one process
+_MOST_USED: Final = 10.0  # of a window, as a share; overage goes beyond 1
+_LATEST: Final = 10.0**11  # seconds since 1970; later is no time of a reset
 _LONGEST_NOISE: Final = 400  # characters of stderr in a message
 
 
@@ -92,9 +93,8 @@ class Turn:
             self._init(said)
         elif kind == "result":
             self._result, self.ended, self.whole = said, True, True
-            total = said.get("total_cost_usd")
-            if isinstance(total, int | float) and not isinstance(total, bool):
-                self.spent_usd = float(total)
+            total = _number(said.get("total_cost_usd"), most=_MOST_USD)
+            self.spent_usd = self.spent_usd if total is None else total
         return ""
 
     def reply(self) -> Reply:
@@ -112,13 +112,11 @@ class Turn:
             raise self._failed(PlatformError("reply", words))
         found = self.heard()
         if self._constrained and found.finish_reason != "length":
-            value = self._result.get("structured_output")
-            if not isinstance(value, dict):
+            if not isinstance(self._result.get("structured_output"), dict):
                 words = "the client did not constrain the answer to the schema."
                 raise self._failed(PlatformError("request", words, may_be_billed=True))
-            found.text = orjson.dumps(value).decode()
             found.finish_reason = "stop"
-        elif self._result and isinstance(self._result.get("result"), str):
+        if isinstance(self._result.get("result"), str):
             found.text = self._result["result"]
         if not found.text.strip() and found.finish_reason != "length":
             raise self._failed(PlatformError("reply", "the answer has no visible text.", may_be_billed=True))
@@ -159,7 +157,7 @@ class Turn:
         source = said.get("apiKeySource")
         if source not in (None, "none"):
             self._refuse(billed_elsewhere(source))
-        elif self._constrained and _STRUCTURED not in (said.get("tools") or ()):
+        elif self._constrained and _STRUCTURED not in str(said.get("tools")):
             words = "Claude Code cannot use this JSON Schema."
             self._refuse(PlatformError("request", words, may_be_billed=True))
 
@@ -196,11 +194,9 @@ class Turn:
         window = wire.word(told.get("rateLimitType"))
         if window is None:
             return
-        share, resets = told.get("utilization"), told.get("resetsAt")
-        used = 100.0 if told.get("status") == "rejected" else None
-        if isinstance(share, int | float) and not isinstance(share, bool) and 0 <= share <= 10:
-            used = float(share) * 100
-        at = resets * 1_000_000 if type(resets) is int and 0 < resets < 10**11 else None
+        share, resets = _number(told.get("utilization"), most=_MOST_USED), _time(told.get("resetsAt"))
+        used = share * 100 if share is not None else 100.0 if told.get("status") == "rejected" else None
+        at = int(resets * 1_000_000) if resets is not None else None
         self.quota = (QuotaReading(window, used, at, "rate_limit_event", now_us()),)
 
     # What it comes to.
@@ -241,7 +237,7 @@ class Turn:
         if known == "balance" or self._limit.get("errorCode") == "credits_required":
             return "balance"
         if known == "rate" or status == 429:
-            told = self._limit.get("status") == "rejected" and self._limit.get("resetsAt")
+            told = self._limit.get("status") == "rejected" and _time(self._limit.get("resetsAt")) is not None
             return "window" if told or _USED_UP.search(words) else "rate"
         if status is not None:  # "server_error" stands for an overload too, so the status decides
             return "request" if self._error == "model_not_found" else wire.kind_of_status(status)
@@ -254,8 +250,8 @@ class Turn:
         return known or ("overloaded" if self._error == "server_error" and not self._usages else "reply")
 
     def _wait_s(self) -> float | None:
-        at = self._limit.get("resetsAt")
-        return max(0.0, at - time.time()) if isinstance(at, int | float) and not isinstance(at, bool) else None
+        at = _time(self._limit.get("resetsAt"))
+        return max(0.0, at - time.time()) if at is not None else None
 
     def _kept(self) -> str | None:
         """Return the usage as it came, with the list price by which the client reckons [USD]."""
@@ -281,6 +277,16 @@ def _words(result: Mapping[str, Any]) -> str:
     errors = result.get("errors")
     said = result.get("result") or (errors[0] if isinstance(errors, list) and errors else None)
     return wire.one_line(said) if isinstance(said, str) else f"the turn ended as {result.get('subtype')!r}."
+
+
+def _number(value: Any, *, most: float) -> float | None:
+    """Return a number from 0 to `most`; None for anything else."""
+    return float(value) if type(value) in (int, float) and 0 <= value <= most else None
+
+
+def _time(value: Any) -> float | None:
+    """Return a moment [s since 1970]; None for what is none."""
+    return _number(value, most=_LATEST) or None
 
 
 def _usage(told: list[dict[str, Any]]) -> Usage:
