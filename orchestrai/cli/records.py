@@ -78,6 +78,7 @@ def platform_record(row: Listed) -> dict[str, Any]:
         "version": row.version,
         "login": row.login,
         "data_use": row.data_use,
+        "plan": None if row.plan is None else row.plan.title,
         "limits": dict(row.limits),
         "quota": [
             {

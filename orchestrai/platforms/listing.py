@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, overload
 
 from orchestrai import html, text
 from orchestrai.errors import InvalidInput, nearest
+from orchestrai.platforms.catalogue import Plan
 from orchestrai.platforms.discovery import Finding
 from orchestrai.platforms.protocol import DataUse, QuotaReading
 from orchestrai.result import Tier
@@ -36,6 +37,7 @@ class Listed:
         version: Version of its command-line client; None for others.
         login: How it is logged in, or the short hash of its key; never a secret.
         data_use: What its plan lets the provider do with the data: none, may_train, unknown.
+        plan: The plan it is on, as the catalogue records it; None where none is recorded.
         limits: Its limits: rpm, tpm, rpd.
         quota: The newest reading of each of its quota windows; empty where none was told yet.
         why: Where it was found, or why it cannot be asked and what to do.
@@ -49,6 +51,7 @@ class Listed:
     version: str | None
     login: str | None
     data_use: DataUse | None
+    plan: Plan | None
     limits: Mapping[str, float]
     quota: tuple[QuotaReading, ...]
     why: str
@@ -117,7 +120,7 @@ class PlatformListing(Sequence[Listed]):
 
         Returns:
             A new frame with a RangeIndex. Columns: `name` (text), `found`, `automatic` (bool), `model`, `tier`,
-            `version`, `login`, `data_use` (text, missing where unknown or not found), `rpm` [requests/min], `tpm`
+            `version`, `login`, `data_use`, `plan` (text, missing where unknown or not found), `rpm` [requests/min], `tpm`
             [tokens/min], `rpd` [requests/day] (float64, NaN without a known limit), `quota_left` [%] of the window
             with the least left, `quota_age_s` [s] of that reading (float64, NaN where none was told), `quota_window`
             (text), `quota_resets_at` (datetime64[us, UTC]), `why` (text).
@@ -144,6 +147,7 @@ class PlatformListing(Sequence[Listed]):
                     field: words(getattr(row, field) for row in self._rows)
                     for field in ("model", "tier", "version", "login", "data_use")
                 },
+                "plan": words(None if row.plan is None else row.plan.title for row in self._rows),
                 **{limit: numbers(row.limits.get(limit) for row in self._rows) for limit in _LIMITS},
                 "quota_left": numbers(None if r is None else 100 - (r.used_percent or 0.0) for r in tightest),
                 "quota_age_s": numbers(None if r is None else (now_us - r.observed_at) / 1e6 for r in tightest),
@@ -181,6 +185,7 @@ def _listed(finding: Finding, told: Iterable[tuple[str, str, QuotaReading]]) -> 
         version=finding.version,
         login=finding.login,
         data_use=finding.data_use,
+        plan=finding.plan if finding.platform is not None else None,
         limits=MappingProxyType(dict(finding.limits)),
         quota=tuple(reading for name, at, reading in told if (name, at) == (finding.name, account)),
         why=" ".join((finding.barred or finding.why).split()),
@@ -197,6 +202,8 @@ def _at(moment_us: int | None) -> datetime | None:
 
 def _cells(row: Listed, now_us: int) -> list[str]:
     limits = [f"{value:,.0f} {_LIMITS.get(name, name)}" for name, value in row.limits.items() if value is not None]
+    windows = row.plan.windows if row.plan is not None else ()
+    limits += [f"a share per {window.per}" for window in windows if window.unit == "percent"]
     known = (row.model, row.tier, row.version, row.login)
     return [
         row.name,

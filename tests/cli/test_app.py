@@ -486,6 +486,7 @@ def test_platforms_lists_what_was_found_and_what_to_do_about_the_rest(shell):
         "version": None,
         "login": listed["openai"]["login"],
         "data_use": "unknown",  # of the server that OPENAI_BASE_URL names nothing is known
+        "plan": None,
         "limits": {},
         "quota": [],
         "why": "OPENAI_API_KEY is set",

@@ -9,6 +9,7 @@ import pytest
 from loopback import orchestrator, upper
 
 from orchestrai import InvalidInput, Orchestrator
+from orchestrai.platforms.catalogue import shipped
 from orchestrai.platforms.cli_state import CliState
 from orchestrai.platforms.discovery import Finding
 from orchestrai.platforms.listing import PlatformListing, quota_left
@@ -25,10 +26,13 @@ def reading(window="five_hour", used=38.0, resets_in=60 * MINUTE, ago=3 * MINUTE
     return QuotaReading(window, used, resets_at, "rate_limit_event", NOW - ago)
 
 
+STATE = CliState(True, "1.2.3", "a plan", "", "/usr/bin/plan")
+
+
 def listing():
     plan = ScriptedPlatform("plan", model="m-1", tier="subscription", data_use="may_train")
     findings = [
-        Finding("plan", plan, "/usr/bin/plan", state=CliState(True, "1.2.3", "a plan", "", "/usr/bin/plan")),
+        Finding("plan", plan, "/usr/bin/plan", state=STATE, plan=shipped().plans["claude_code.plan"]),
         Finding("quick", ScriptedPlatform("quick", model="m-2"), "given"),
         Finding("gone", None, "GONE_KEY is not\n  set"),
         Finding("barred", ScriptedPlatform("barred", data_use="may_train"), "given", barred="never_train is set"),
@@ -49,6 +53,7 @@ def test_every_platform_is_listed_found_or_not():
     ]
     assert [row.name for row in found.found] == ["plan", "quick", "demo"]
     assert (found["plan"].version, found["plan"].login, found["plan"].tier) == ("1.2.3", "a plan", "subscription")
+    assert found["plan"].plan.title == "Claude Pro or Max plan"
     assert (found["gone"].model, found["gone"].why) == (None, "GONE_KEY is not set")
     assert found["barred"].why == "never_train is set"
     assert (len(found), found[0], found[:1]) == (5, found["plan"], (found["plan"],))
@@ -92,7 +97,14 @@ def test_the_text_is_short_and_the_notebook_gets_a_table():
     found = listing()
     assert repr(found) == "PlatformListing(3 of 5 found: plan (m-1), quick (m-2), demo (scripted-1))"
     shown = found._repr_mimebundle_()
-    for words in ("plan", "62 %", "seven_day 10 %", "may train", "gone: GONE_KEY is not set"):
+    for words in (
+        "plan",
+        "a share per 5 hours, a share per week",
+        "62 %",
+        "seven_day 10 %",
+        "may train",
+        "gone: GONE_KEY is not set",
+    ):
         assert words in shown["text/plain"]
     assert "<table" in shown["text/html"]
     assert "3 of 5 platforms found" in shown["text/html"]
@@ -120,7 +132,7 @@ def test_the_frame_has_one_row_per_platform_and_documented_dtypes():
         "name": text,
         "found": "bool",
         "automatic": "bool",
-        **dict.fromkeys(("model", "tier", "version", "login", "data_use"), text),
+        **dict.fromkeys(("model", "tier", "version", "login", "data_use", "plan"), text),
         **dict.fromkeys(("rpm", "tpm", "rpd", "quota_left", "quota_age_s"), "float64"),
         "quota_window": text,
         "quota_resets_at": "datetime64[us, UTC]",
