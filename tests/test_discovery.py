@@ -366,6 +366,18 @@ def test_a_claude_login_is_a_subscription(tmp_path):
     assert finding.plan.id == "claude_code.plan"
 
 
+def test_a_second_plan_has_a_login_of_its_own(tmp_path, monkeypatch):
+    install(tmp_path, "claude", CLAUDE.replace("echo '{", 'test "$CLAUDE_CODE_OAUTH_TOKEN" = tok-2 && echo \'{'))
+    monkeypatch.setenv("SECOND", "tok-2")
+    table = {"kind": "claude_code", "env": {"CLAUDE_CODE_OAUTH_TOKEN": "env:SECOND"}}
+    second = discover({"second": table})[0]
+    assert (second.name, second.login, second.platform is not None) == ("second", "claude.ai, max", True)
+    assert found()["claude_code"].platform is None  # without that token it is not logged in
+    assert "tok-2" not in repr(from_table("second", table))
+    with pytest.raises(InvalidSettings, match=r"env\.CLAUDE_CODE_OAUTH_TOKEN says 'env:NOBODY', but NOBODY is not set"):
+        from_table("x", {**table, "env": {"CLAUDE_CODE_OAUTH_TOKEN": "env:NOBODY"}})
+
+
 CLIENT = """
 import threading
 from orchestrai.platforms.cli_state import CliState

@@ -103,14 +103,13 @@ def from_table(name: str, table: Mapping[str, Any], catalogue: Catalogue | None 
     for field in fields:
         if field not in known and field != "models":
             raise InvalidSettings(f"{where}: unknown field {field!r}.{nearest(field, [*known, 'models'])}")
-    probe, asks = _probe(make, fields)
     fields = _with_endpoint(fields, catalogue.endpoints.get(kind))
     only = _patterns(fields.pop("models", None), where)
-    key = fields.get("api_key")
-    if isinstance(key, str) and key.startswith("env:"):
-        fields["api_key"] = Key(os.environ.get(key[4:], ""))
-        if not fields["api_key"]:
-            raise InvalidSettings(f"{where}: api_key says {key!r}, but {key[4:]} is not set.")
+    if "api_key" in fields:
+        fields["api_key"] = _read(fields["api_key"], f"{where}: api_key")
+    if isinstance(fields.get("env"), Mapping):
+        fields["env"] = {name: _read(value, f"{where}: env.{name}") for name, value in fields["env"].items()}
+    probe, asks = _probe(make, fields)
     make = _limited_to(only, make, where) if only else make
     platform = make(**{"name": name, **fields})
     plan = None
@@ -138,6 +137,19 @@ def _class_of(kind: str, catalogue: Catalogue) -> Callable[..., Platform] | None
         found: Callable[..., Platform] = entry.load()
         return found
     return None
+
+
+def _read(value: Any, where: str) -> Any:
+    """Return a value, or what the variable holds that it names as `env:NAME`.
+
+    Raises:
+        InvalidSettings: That variable is not set.
+    """
+    if not isinstance(value, str) or not value.startswith("env:"):
+        return value
+    if not os.environ.get(value[4:]):
+        raise InvalidSettings(f"{where} says {value!r}, but {value[4:]} is not set.")
+    return Key(os.environ[value[4:]])
 
 
 def _probe(
