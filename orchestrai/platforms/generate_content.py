@@ -218,8 +218,24 @@ class Answer(wire_form.Answer):
         )
 
     def rate_limits(self) -> RateLimits | None:
-        """Return None: Gemini tells its limits only when they are reached."""
-        return None
+        """Return the limits per minute that a refusal names; Gemini tells none before they are reached."""
+        if self.response.status != 429:
+            return None
+        try:
+            document = wire.document(self.response.body, self.response.headers)
+        except ValueError:
+            return None
+        told = {name: count for name, count in _quotas(_details(document)) if "PerMinute" in name and count is not None}
+        requests = next((count for name, count in told.items() if "Requests" in name), None)
+        tokens = next((count for name, count in told.items() if "InputTokens" in name), None)
+        if requests is None and tokens is None:
+            return None
+        return RateLimits(
+            requests_limit=requests,
+            requests_left=None if requests is None else 0,
+            tokens_limit=tokens,
+            tokens_left=None if tokens is None else 0,
+        )
 
     def _take(self, given: Mapping[str, Any]) -> str:
         if given.get("error"):
@@ -254,9 +270,14 @@ def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _only(document: Any) -> Any:
-    """Return the document; errors of a stream come in a list of one."""
-    return document[0] if isinstance(document, list) and document else document
+def _error(document: Any) -> Mapping[str, Any]:
+    """Return the google.rpc.Status in a body; that of a stream comes in a list of one."""
+    given = wire.mapping(document[0] if isinstance(document, list) and document else document)
+    return wire.mapping(given.get("error", given))
+
+
+def _details(document: Any) -> list[Mapping[str, Any]]:
+    return [wire.mapping(detail) for detail in _list(_error(document).get("details"))]
 
 
 def refusal(response: Response, document: Any, model: str, secrets: wire.Secrets) -> PlatformError:
@@ -266,14 +287,13 @@ def refusal(response: Response, document: Any, model: str, secrets: wire.Secrets
 
     Source: ai.google.dev/gemini-api/docs/rate-limits ("Requests per day quotas reset at midnight Pacific time").
     """
-    given = wire.mapping(_only(document))
-    error = wire.mapping(given.get("error", given))
+    error = _error(document)
     message = error.get("message")
     message = wire.one_line(message if isinstance(message, str) and message else wire.plain_text(response))
     code = error.get("code")
     status = code if response.status < 300 and type(code) is int and 400 <= code < 600 else response.status
-    details = [wire.mapping(detail) for detail in _list(error.get("details"))]
-    quotas = " ".join(_quotas(details)) or message
+    details = _details(document)
+    quotas = " ".join(name for name, _ in _quotas(details)) or message
     reasons = " ".join(reason for detail in details if (reason := wire.word(detail.get("reason"))))
     kind = _kind(status, str(error.get("status")), f"{reasons} {message}", quotas)
     if status == 404 and model and model not in message:
@@ -307,24 +327,24 @@ def _kind(status: int, word: str, words: str, quotas: str) -> PlatformErrorKind:
     return wire.kind_of_status(status)
 
 
-def _quotas(details: list[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield the ids of the quotas that are used up."""
+def _quotas(details: list[Mapping[str, Any]]) -> Iterator[tuple[str, int | None]]:
+    """Yield name and limit of the quotas that are used up."""
     for detail in details:
-        for violation in _list(detail.get("violations")):
-            quota = wire.word(wire.mapping(violation).get("quotaId"))
-            if quota is not None:
-                yield quota
+        for violation in map(wire.mapping, _list(detail.get("violations"))):
+            name, limit = wire.word(violation.get("quotaId")), violation.get("quotaValue")
+            if name is not None:
+                yield name, wire.count(limit) if isinstance(limit, str) else None
 
 
 def _until_midnight_s(headers: Mapping[str, str]) -> float | None:
     """Return how long it is until the day ends in California [s], by the reply's own clock."""
     from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+    now = wire.now(headers)
     try:
         zone = ZoneInfo("America/Los_Angeles")
-    except ZoneInfoNotFoundError:  # a system without time zones
+        tomorrow = now.astimezone(zone).date() + timedelta(days=1)
+        midnight = datetime(tomorrow.year, tomorrow.month, tomorrow.day, tzinfo=zone)
+        return (midnight.astimezone(UTC) - now).total_seconds()  # in UTC: some days have 23 or 25 hours
+    except (ZoneInfoNotFoundError, OverflowError):  # a system without time zones; a clock at the end of all years
         return None
-    now = wire.now(headers)
-    tomorrow = now.astimezone(zone).date() + timedelta(days=1)
-    midnight = datetime(tomorrow.year, tomorrow.month, tomorrow.day, tzinfo=zone)
-    return (midnight.astimezone(UTC) - now).total_seconds()  # in UTC: some days have 23 or 25 hours

@@ -31,7 +31,11 @@ _STATUSES: Final = {
 }
 _CONTEXT: Final = "<session_context>"
 _FINISH_REASONS: Final = {"stop": "STOP", "length": "MAX_TOKENS"}
-_PER_MINUTE: Final = "GenerateRequestsPerMinutePerProjectPerModel-FreeTier"
+_PER_MINUTE: Final = {
+    "requests": "GenerateRequestsPerMinutePerProjectPerModel-FreeTier",
+    "tokens": "GenerateContentInputTokensPerModelPerMinute-FreeTier",
+}
+_LIMIT: Final = re.compile(r"limit: (\d+) (requests|tokens) per minute")
 _RPC: Final = "type.googleapis.com/google.rpc."
 
 
@@ -77,14 +81,17 @@ class GenerateContent:
         """Return a google.rpc.Status.
 
         A `code` that names a quota (`GenerateRequestsPerDay…`) becomes a QuotaFailure, another one the reason of an
-        ErrorInfo (`API_KEY_INVALID`); a wait becomes a RetryInfo.
+        ErrorInfo (`API_KEY_INVALID`); a wait becomes a RetryInfo. The limit in a message is the value of the quota.
         """
         details: list[dict[str, Any]] = []
-        quota = code if code is not None and "Per" in code else _PER_MINUTE if wait_s is not None else None
+        told = _LIMIT.search(message)
+        quota = code if code is not None and "Per" in code else None
+        if quota is None and wait_s is not None:
+            quota = _PER_MINUTE[told[2] if told is not None else "requests"]
         if quota is not None:
             metric = "generativelanguage.googleapis.com/generate_content_free_tier_requests"
-            violations = [{"quotaMetric": metric, "quotaId": quota, "quotaValue": "15"}]
-            details.append({"@type": f"{_RPC}QuotaFailure", "violations": violations})
+            violation = {"quotaMetric": metric, "quotaId": quota, **({"quotaValue": told[1]} if told else {})}
+            details.append({"@type": f"{_RPC}QuotaFailure", "violations": [violation]})
         elif code is not None:
             domain = "googleapis.com"
             details.append({"@type": f"{_RPC}ErrorInfo", "reason": code, "domain": domain})

@@ -278,11 +278,11 @@ class ProviderServer:
             connection.reply(401, wire.error(401, None, "Incorrect API key provided."))
             return
         fault = self._decider.fault(received)
-        limited_s = self._limited_s(received)
+        limited_s, limit = self._limited(received)
         if limited_s and fault is None:
             self._settle(received, "limited", 429)
             limits = wire.headers(number, limited_s) + self._limit_headers(wire)
-            connection.reply(429, wire.error(429, None, "Rate limit reached.", limited_s), limits)
+            connection.reply(429, wire.error(429, None, f"Rate limit reached, limit: {limit}.", limited_s), limits)
             return
         delay = self._latency.seconds(received.prompt, received.attempt)
         if fault is not None and fault.kind in ("slow", "hang"):
@@ -314,15 +314,21 @@ class ProviderServer:
         else:
             connection.reply(404, b"{}")
 
-    def _limited_s(self, received: Received) -> float:
-        """Take what a request needs from the buckets, or return how long that would have to wait [s]."""
+    def _limited(self, received: Received) -> tuple[float, str]:
+        """Take what a request needs from the buckets, or return how long that would have to wait [s], and for what."""
         assert self._loop is not None
         now = self._loop.time()
-        needs = [(self._request_bucket, 1.0), (self._token_bucket, float(received.input_tokens))]
-        buckets = [(bucket, amount) for bucket, amount in needs if bucket is not None]
-        longest = max((bucket.wait(amount, now) for bucket, amount in buckets), default=0.0)
-        if not longest:
-            for bucket, amount in buckets:
+        needs = [
+            (bucket, amount, f"{bucket.per_minute:.0f} {unit} per minute")
+            for bucket, amount, unit in (
+                (self._request_bucket, 1.0, "requests"),
+                (self._token_bucket, float(received.input_tokens), "tokens"),
+            )
+            if bucket is not None
+        ]
+        longest = max(((bucket.wait(amount, now), limit) for bucket, amount, limit in needs), default=(0.0, ""))
+        if not longest[0]:
+            for bucket, amount, _ in needs:
                 bucket.take(amount)
         return longest
 

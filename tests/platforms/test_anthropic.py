@@ -643,6 +643,16 @@ class TestErrors:
         with ProviderServer(script=lambda _: fault) as server:
             assert failure(server).retry_after_s == 3_600.0
 
+    @pytest.mark.parametrize("date", ["Fri, 31 Dec 9999 23:59:59 GMT", "Mon, 01 Jan 0001 00:00:00 GMT", "soon", ""])
+    @pytest.mark.parametrize("regain", ["9999-12-31 at 23:59", "0001-01-01 at 00:00", "2026-99-99 at 99:99"])
+    def test_an_absurd_clock_is_survived(self, date, regain):
+        words = f"You will regain access on {regain} UTC."
+        fault = Fault("status", 429, code="enforced_spend_limit_reached", message=words, headers={"date": date})
+        with ProviderServer(script=lambda _: fault) as server:
+            error = failure(server)
+        assert error.kind == "window"
+        assert error.retry_after_s is None or 0 <= error.retry_after_s <= 366 * 86_400
+
     def test_a_missing_model_is_named(self):
         with ProviderServer(script=lambda _: Fault("status", 404, message="not found")) as server:
             assert "(model 'claude-nope')" in str(failure(server, request(model="claude-nope")))

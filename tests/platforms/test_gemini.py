@@ -15,7 +15,7 @@ from orchestrai import attachments
 from orchestrai.errors import PlatformError
 from orchestrai.messages import Message
 from orchestrai.platforms.gemini import DEFAULT_MODEL, Gemini
-from orchestrai.platforms.protocol import Platform, Reply, Request
+from orchestrai.platforms.protocol import Platform, RateLimits, Reply, Request
 from orchestrai.pricing import PriceList
 from orchestrai.result import NO_USAGE, Usage
 from orchestrai.testing import Answer, Fault, Limits, Place, PlatformConformance, ProviderServer
@@ -29,6 +29,7 @@ PIXEL = (
 )
 PER_DAY = "GenerateRequestsPerDayPerProjectPerModel-FreeTier"
 PER_MINUTE = "GenerateRequestsPerMinutePerProjectPerModel-FreeTier"
+PER_TOKEN = "GenerateContentInputTokensPerModelPerMinute-FreeTier"
 EXCEEDED = "You exceeded your current quota, please check your plan and billing details."
 DEPLETED = "Your prepayment credits are depleted. Please go to AI Studio to manage your project and billing."
 
@@ -524,7 +525,7 @@ ERRORS = [
     (413, "INVALID_ARGUMENT", "too large", (), "request"),
     (429, "RESOURCE_EXHAUSTED", "Resource has been exhausted (e.g. check quota).", (), "rate"),
     (429, "RESOURCE_EXHAUSTED", EXCEEDED, (quotas(PER_MINUTE),), "rate"),
-    (429, "RESOURCE_EXHAUSTED", EXCEEDED, (quotas("GenerateContentInputTokensPerModelPerMinute-FreeTier"),), "rate"),
+    (429, "RESOURCE_EXHAUSTED", EXCEEDED, (quotas(PER_TOKEN),), "rate"),
     (429, "RESOURCE_EXHAUSTED", EXCEEDED, (quotas(PER_DAY),), "window"),
     (429, "RESOURCE_EXHAUSTED", EXCEEDED, (quotas(PER_MINUTE, PER_DAY), {"retryDelay": "11.6s"}), "window"),
     (429, "RESOURCE_EXHAUSTED", "Your project has exceeded its monthly spending cap.", (), "window"),
@@ -576,6 +577,14 @@ class TestErrors:
             error = failure(server)
         assert (error.kind, error.retry_after_s) == ("window", wait)
 
+    @pytest.mark.parametrize("date", ["Fri, 31 Dec 9999 23:59:59 GMT", "Mon, 01 Jan 0001 00:00:00 GMT", "soon", ""])
+    def test_an_absurd_clock_of_a_reply_is_survived(self, date):
+        body = json.dumps(status(429, "RESOURCE_EXHAUSTED", EXCEEDED, quotas(PER_DAY))).encode()
+        with replied(body, 429, {"date": date}) as server:
+            error = failure(server)
+        assert error.kind == "window"
+        assert error.retry_after_s is None or 0 < error.retry_after_s <= 25 * 3_600
+
     def test_a_month_has_no_wait_that_is_known(self):
         with replied(json.dumps(status(429, "X", "exceeded its monthly spending cap")).encode(), 429) as server:
             assert failure(server).retry_after_s is None
@@ -626,6 +635,29 @@ class TestErrors:
             error = failure(server)
         assert error.kind == "rate"
         assert 0 < error.retry_after_s <= 1
+        assert error.rate_limits == RateLimits(requests_limit=60, requests_left=0)
+
+    @pytest.mark.parametrize(
+        ("violations", "limits"),
+        [
+            ([{"quotaId": PER_MINUTE, "quotaValue": "15"}], RateLimits(requests_limit=15, requests_left=0)),
+            ([{"quotaId": PER_TOKEN, "quotaValue": "250000"}], RateLimits(tokens_limit=250_000, tokens_left=0)),
+            (
+                [{"quotaId": PER_TOKEN, "quotaValue": "9"}, {"quotaId": PER_MINUTE, "quotaValue": "8"}],
+                RateLimits(requests_limit=8, requests_left=0, tokens_limit=9, tokens_left=0),
+            ),
+            ([{"quotaId": PER_DAY, "quotaValue": "20"}], None),
+            ([{"quotaId": PER_MINUTE}], None),
+            ([{"quotaId": PER_MINUTE, "quotaValue": 15}], None),
+            ([{"quotaId": PER_MINUTE, "quotaValue": "-1"}], None),
+            ([{"quotaId": 7, "quotaValue": "15"}, None], None),
+            ({"quotaId": PER_MINUTE}, None),
+        ],
+    )
+    def test_a_refusal_names_the_limits_of_the_minute(self, violations, limits):
+        body = status(429, "RESOURCE_EXHAUSTED", EXCEEDED, {"violations": violations})
+        with replied(json.dumps(body).encode(), 429) as server:
+            assert failure(server).rate_limits == limits
 
 
 class TestSettings:

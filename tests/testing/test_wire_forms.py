@@ -223,7 +223,12 @@ class TestGenerateContent:
             status, headers, raw = ask(server, GENERATE, content())
         assert status == 429
         assert not [name for name in headers if "limit" in name or "retry" in name]
-        assert json.loads(raw)["error"]["details"][1]["retryDelay"].endswith("s")
+        quota, retry = json.loads(raw)["error"]["details"]
+        assert (quota["violations"][0]["quotaValue"], retry["retryDelay"][-1]) == ("60", "s")
+        with ProviderServer(limits=Limits(tpm=60, burst_s=1)) as server:
+            ask(server, GENERATE, content())
+            _, _, raw = ask(server, GENERATE, content())
+        assert "InputTokens" in json.loads(raw)["error"]["details"][0]["violations"][0]["quotaId"]
 
 
 def test_a_head_is_answered_and_a_count_is_no_request():
