@@ -30,7 +30,7 @@ LARGEST_LINE: Final = 4 * 2**20  # bytes of one event of a stream
 CONNECT_TIMEOUT_S: Final = 10.0  # seconds to resolve, connect and shake hands
 _KEEPALIVE_S: Final = 15.0  # below the idle time after which common servers close, so that few requests meet a dead one
 _LARGE_BODY: Final = 2**20  # bytes from which aiohttp wants a file object, to send in pieces
-_DEFAULT_HEADERS: Final = {
+_DEFAULT_HEADERS: Final = {  # of every request; what is given with one wins
     "User-Agent": f"orchestrai/{__version__}",
     "Content-Type": "application/json",
     "Accept": "application/json, text/event-stream",
@@ -40,15 +40,14 @@ _PROXY_VARIABLES: Final = ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PRO
 
 
 class Headers:
-    """The headers of a request, sealed: they reach the wire and no text."""
+    """The headers that are given with a request, sealed: they reach the wire and no text."""
 
     __slots__ = ("_values",)
 
     def __init__(self, values: Mapping[str, str]) -> None:
         from multidict import CIMultiDict
 
-        self._values: CIMultiDict[str] = CIMultiDict(_DEFAULT_HEADERS)
-        self._values.update(values)
+        self._values: CIMultiDict[str] = CIMultiDict(values)
 
     def with_values(self, values: Mapping[str, str]) -> Headers:
         """Return these headers with further values, which win."""
@@ -58,7 +57,7 @@ class Headers:
 
     def values(self) -> list[str]:
         """Return the values that were given: what a message must not quote."""
-        return [value for name, value in self._values.items() if _DEFAULT_HEADERS.get(name) != value]
+        return list(self._values.values())
 
     def __repr__(self) -> str:
         return f"Headers({', '.join(self._values)})"
@@ -208,6 +207,7 @@ class HttpClient:
                 connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S, ttl_dns_cache=300),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
+                headers=_DEFAULT_HEADERS,
             )
         return self._session
 

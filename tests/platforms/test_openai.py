@@ -190,6 +190,14 @@ class TestRequests:
             assert server.requests[0].headers["x-team"] == "blue"
             assert server.requests[0].headers["user-agent"].startswith("orchestrai/")
 
+    def test_a_header_that_is_given_replaces_the_usual_one(self):
+        with ProviderServer() as server:
+            send(server, headers={"user-agent": "mine/1"})
+            head = server.requests[0].head.lower()
+        assert b"user-agent: mine/1" in head
+        assert head.count(b"user-agent:") == 1
+        assert head.count(b"content-type: application/json") == 1
+
     def test_a_key_function_is_asked_at_each_request(self):
         keys = iter([KEY + "1", KEY + "1", KEY + "2"] * 10)
         current = []
