@@ -151,7 +151,7 @@ class ApiPlatform(abc.ABC):
         self._headers: tuple[int | None, Headers] = (None, self._more_headers)
         self._constraint: tuple[Mapping[str, Any], orjson.Fragment] | None = None
         self._account: tuple[int | None, str] = (None, "")
-        self._known_models: list[str] | None = None
+        self._nearest: dict[str, str] = {}
         self._http = HttpClient()
         self._speak(base)
 
@@ -366,10 +366,10 @@ class ApiPlatform(abc.ABC):
         return f" No key was sent: give api_key= ({variable} goes to the provider's own address alone)."
 
     async def _model_advice(self, model: str) -> str:
-        """Return the nearest model that the provider has; its list takes a moment to load, so not on the loop."""
-        if self._known_models is None:
-            self._known_models = await asyncio.to_thread(model_ids, self.provider)
-        return "" if model in self._known_models else nearest(model, self._known_models)
+        """Return the nearest model on the provider's list; a thousand tasks may ask for the same wrong one."""
+        if model not in self._nearest:
+            self._nearest[model] = await asyncio.to_thread(_nearest_model, self.provider, model)
+        return self._nearest[model]
 
 
 def sealed(key: str | Callable[[], str] | None) -> Callable[[], str]:
@@ -401,6 +401,11 @@ def _images(request: Request) -> Iterator[Attachment]:
         for part in message.content if isinstance(message.content, tuple) else ():
             if isinstance(part, Attachment) and part.media_type.startswith("image/"):
                 yield part
+
+
+def _nearest_model(provider: str, model: str) -> str:
+    known = model_ids(provider)
+    return "" if model in known else nearest(model, known)
 
 
 def _address(url: URL) -> str:
