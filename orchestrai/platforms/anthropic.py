@@ -16,7 +16,7 @@ DEFAULT_MODEL: Final = (
     "claude-haiku-5-5"  # the cheapest of the newest generation: 0.10 / 0.50 USD in genai-prices 0.2.3
 )
 DEFAULT_BASE_URL: Final = "https://api.anthropic.com"
-API_VERSION: Final = "2026-10-21"  # as anthropic 2.12 sends it
+API_VERSION: Final = "2026-10-21"  # as anthropic 2.12 sends it; without temperature, top_p and top_k
 _VERSION: Final = re.compile(r"claude-([a-z]+)-(\d{1,2})(?:[-.](\d{1,2}))?(?!\d)")
 _OLD: Final = re.compile(r"claude-(\d|instant|v\d)")  # up to 3.7 the number came first
 _NEWEST: Final = (99, 0)
@@ -80,19 +80,22 @@ class Anthropic(ApiPlatform):
     def capabilities(self, model: str) -> Capabilities:
         """Return what it can do with this model.
 
-        Sampling cannot be set since Opus 4.7 and Sonnet 4.6, an effort can be since Opus 4.5 and Sonnet 4.6, and a
-        schema constrains since 4.1; a model whose name tells no version is taken for a new one.
+        Anthropic takes no temperature: the version of the protocol that is spoken refuses it for every model. Elsewhere
+        it can be set up to Opus 4.6 and Sonnet 4.5. An effort can be set since Opus 4.5 and Sonnet 4.6, and a schema
+        constrains since 4.1; a Claude whose name tells no version is taken for a new one.
 
-        Source: platform.claude.com/docs/en/about-claude/models/migration-guide and /build-with-claude/effort.
+        Source: platform.claude.com/docs/en/api/versioning, /about-claude/models/migration-guide and
+        /build-with-claude/effort.
         """
         known = self._capabilities.get(model)
         if known is None:
             family, version = _version(model)
             is_opus = family == "opus"
+            takes_temperature = not model.startswith("claude-") or version <= ((4, 6) if is_opus else (4, 5))
             known = self._capabilities[model] = Capabilities(
                 schema=self._schema and version >= (4, 1),
                 images=self._images,
-                temperature=version <= ((4, 6) if is_opus else (4, 5)),
+                temperature=takes_temperature and not self._is_own,
                 effort=version >= ((4, 5) if is_opus else (4, 6)),
                 context_tokens=self._context_tokens,
             )

@@ -785,13 +785,14 @@ class TestSettings:
             ("claude-opus-4-20250514", True, False, False),
             ("claude-3-5-haiku-latest", True, False, False),
             ("claude-mythos-preview", False, True, True),
-            ("deepseek-chat", False, True, True),
+            ("deepseek-chat", True, True, True),
         ],
     )
-    def test_capabilities_follow_the_model(self, model, temperature, effort, schema):
-        can = Anthropic(api_key=KEY).capabilities(model)
-        assert (can.temperature, can.effort, can.schema) == (temperature, effort, schema)
-        assert can.images
+    def test_capabilities_follow_the_model_and_anthropic_takes_no_temperature(self, model, temperature, effort, schema):
+        can = Anthropic(base_url="http://127.0.0.1:9").capabilities(model)
+        assert (can.temperature, can.effort, can.schema, can.images) == (temperature, effort, schema, True)
+        own = Anthropic(api_key=KEY).capabilities(model)
+        assert (own.temperature, own.effort, own.schema, own.images) == (False, effort, schema, True)
 
     def test_settings_narrow_capabilities(self):
         can = Anthropic(api_key=KEY, schema=False, images=False, context_tokens=200_000).capabilities(DEFAULT_MODEL)
