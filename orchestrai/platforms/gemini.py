@@ -16,6 +16,7 @@ DEFAULT_MODEL: Final = "gemini-3.5-flash-lite"  # the newest of the cheap ones: 
 DEFAULT_BASE_URL: Final = "https://generativelanguage.googleapis.com"
 _OWN_MODELS: Final = re.compile(r"(models/)?(gemini|gemma|learnlm)")
 _WITHOUT_THINKING: Final = re.compile(r"(models/)?(gemini-(1|2\.0)|gemma-[1-3]|learnlm)")
+_SAMPLED: Final = re.compile(r"(models/)?(gemini-([12]\.|3-|3\.1-|3\.5-(?!flash-lite))|gemma|learnlm)")
 _OTHER_VENDORS_MODELS: Final = re.compile(r"claude-|gpt-(?!oss)|o\d|chatgpt-")
 
 
@@ -73,12 +74,19 @@ class Gemini(ApiPlatform):
         return bool(_OWN_MODELS.match(model)) if self._is_own else not _OTHER_VENDORS_MODELS.match(model)
 
     def capabilities(self, model: str) -> Capabilities:
-        """Return what it can do with this model; all since Gemini 2.5 take an effort."""
+        """Return what it can do with this model.
+
+        All since Gemini 2.5 take an effort. Gemini 3.5 Flash-Lite and all since 3.6 ignore a temperature, so it is not
+        sent to them and the person is told.
+
+        Source: ai.google.dev/gemini-api/docs/whats-new-gemini-3.6.
+        """
         known = self._capabilities.get(model)
         if known is None:
             known = self._capabilities[model] = Capabilities(
                 schema=self._schema,
                 images=self._images,
+                temperature=bool(_SAMPLED.match(model)) or not _OWN_MODELS.match(model),
                 effort=not _WITHOUT_THINKING.match(model),
                 context_tokens=self._context_tokens,
             )

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _MOST_URLS: Final = 100  # addresses that are kept
 _BUDGETED: Final = re.compile(r"gemini-2\.5")  # thinks up to a number of tokens; the later ones to a level
+_KNOWS_MINIMAL: Final = re.compile(r"flash-lite|gemini-3-flash")
 _BUDGETS: Final = {"low": 1_024, "medium": 8_192, "high": 24_576}  # tokens, as Google's own OpenAI endpoint maps them
 _MAPS_OF_SCHEMAS: Final = ("properties", "$defs", "definitions")
 _LISTS_OF_SCHEMAS: Final = ("anyOf", "oneOf", "allOf", "prefixItems")
@@ -138,13 +139,13 @@ def _without_const(schema: Any) -> Any:
 def _thinking(model: str, effort: str) -> dict[str, Any]:
     """Return how much to think: a budget for Gemini 2.5, a level for the later ones; `minimal` as little as can be.
 
-    Source: ai.google.dev/gemini-api/docs/thinking (2.5 Pro thinks at least 128 tokens, Flash can do without; only the
-    Flash models know the level MINIMAL).
+    Source: ai.google.dev/gemini-api/docs/thinking: 2.5 Pro thinks at least 128 tokens, Flash can do without; the level
+    MINIMAL is known to Flash-Lite and the first Flash of the third generation, LOW to all.
     """
     if _BUDGETED.match(model):
         least = 128 if "pro" in model else 0
         return {"thinkingBudget": least if effort == "minimal" else _BUDGETS.get(effort, -1)}  # -1: as it sees fit
-    level = "low" if effort == "minimal" and "flash" not in model else effort
+    level = "low" if effort == "minimal" and not _KNOWS_MINIMAL.search(model) else effort
     return {"thinkingLevel": level.upper()}
 
 

@@ -160,6 +160,8 @@ class TestRequests:
         [
             ("gemini-3.5-flash-lite", "minimal", {"thinkingLevel": "MINIMAL"}),
             ("gemini-3.5-flash-lite", "high", {"thinkingLevel": "HIGH"}),
+            ("gemini-3-flash-preview", "minimal", {"thinkingLevel": "MINIMAL"}),
+            ("gemini-3.8-flash", "minimal", {"thinkingLevel": "LOW"}),
             ("gemini-3.1-pro-preview", "minimal", {"thinkingLevel": "LOW"}),
             ("gemini-4-argon", "medium", {"thinkingLevel": "MEDIUM"}),
             ("gemini-2.5-flash", "minimal", {"thinkingBudget": 0}),
@@ -702,26 +704,26 @@ class TestSettings:
         assert not any(other.serves(model) for model in ("gpt-5-mini", "claude-haiku-5-5", "o3"))
 
     @pytest.mark.parametrize(
-        ("model", "effort"),
+        ("model", "temperature", "effort"),
         [
-            ("gemini-3.5-flash-lite", True),
-            ("gemini-2.5-pro", True),
-            ("gemini-flash-latest", True),
-            ("gemini-4-argon", True),
-            ("gemini-2.0-flash", False),
-            ("models/gemini-1.5-pro", False),
-            ("gemma-3-27b-it", False),
+            ("gemini-3.5-flash-lite", False, True),
+            ("gemini-3.8-flash", False, True),
+            ("gemini-4-argon", False, True),
+            ("gemini-flash-latest", False, True),
+            ("gemini-3.5-flash", True, True),
+            ("gemini-3.1-flash-lite", True, True),
+            ("gemini-3-flash-preview", True, True),
+            ("gemini-2.5-pro", True, True),
+            ("gemini-2.0-flash", True, False),
+            ("models/gemini-1.5-pro", True, False),
+            ("gemma-3-27b-it", True, False),
+            ("llama-3", True, True),
         ],
     )
-    def test_capabilities_follow_the_model(self, model, effort):
+    def test_capabilities_follow_the_model(self, model, temperature, effort):
         can = Gemini(api_key=KEY, context_tokens=1_000_000).capabilities(model)
-        assert (can.effort, can.temperature, can.schema, can.images, can.context_tokens) == (
-            effort,
-            True,
-            True,
-            True,
-            1_000_000,
-        )
+        assert (can.temperature, can.effort) == (temperature, effort)
+        assert (can.schema, can.images, can.context_tokens) == (True, True, 1_000_000)
 
 
 @pytest.mark.parametrize("streamed", [False, True])
