@@ -142,7 +142,7 @@ class Cooldown:
 
     def _join(self, kind: ErrorClass, order: int, now: float, told_s: float | None) -> None:
         """Let a late refusal lengthen the rest that it belongs to, counted from that rest's beginning."""
-        if order < self._new_from or self._probe or now >= self.until:
+        if order < self._new_from or now >= self.until:
             return
         if kind in _GONE and self.why not in _GONE and _IN_A_ROW[kind] == 1:
             self.why = kind

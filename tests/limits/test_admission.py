@@ -144,6 +144,18 @@ def test_a_refused_request_is_no_fault_of_the_platform():
     assert (lane.limit, lane.why, lane.away(0.0)) == (10, None, None)
 
 
+def test_a_probe_that_fails_was_alone_and_narrows_nothing():
+    lane, now = Admission(50, 50), 0.0
+    for ticket in [lane.begin(now) for _ in range(50)]:
+        lane.end(ticket, now, "overloaded")
+    narrowed = lane.limit
+    assert 40 <= narrowed < 50
+    for _ in range(20):
+        now = lane.resting_until
+        lane.end(lane.begin(now), now, "overloaded")
+    assert lane.limit == narrowed
+
+
 def test_what_refuses_the_key_is_tried_again_when_a_call_asks():
     lane = Admission(10, 10)
     for ticket in [lane.begin(0.0) for _ in range(5)]:
