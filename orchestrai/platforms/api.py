@@ -16,31 +16,27 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, get_args
 
 import orjson
 
 from orchestrai.attachments import IMAGE_TYPES, Attachment
-from orchestrai.errors import InvalidInput, InvalidSettings, PlatformError, nearest
+from orchestrai.errors import InvalidInput, PlatformError, nearest
 from orchestrai.list_prices import model_ids
-from orchestrai.platforms import wire
+from orchestrai.platforms import arguments, wire
 from orchestrai.platforms.http import Headers, HttpClient, Response
 from orchestrai.platforms.protocol import Capabilities, DataUse, Reply, Request, Transport
 from orchestrai.platforms.wire_form import WireForm
-from orchestrai.pricing import check_own_price
 from orchestrai.result import Tier
 
 if TYPE_CHECKING:
     from yarl import URL
 
-_PATHS: Final = ("/chat/completions", "/completions", "/responses", "/messages")  # what is no part of a base_url
 _NO_MODEL: Final = re.compile(
     r"HTTP 404: .*\bmodels?\b|\bmodels?\b.*\b(not found|not exist|unavailable|unknown|invalid)|(unknown|invalid) model"
     r"|not a valid model|access model",
     re.IGNORECASE,
 )
-LIMITS: Final = ("rpm", "tpm", "rpd")  # requests a minute, tokens a minute, requests a day
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,31 +119,31 @@ class ApiPlatform(abc.ABC):
         headers: Mapping[str, str] | None = None,
     ) -> None:
         # From here on the key stands in no local: a traceback can show those of a constructor that raises.
-        given_key = None if api_key is None else sealed(api_key)
+        given_key = None if api_key is None else arguments.sealed(api_key)
         del api_key
         home = self._home
         usual_name = home.name or home.provider
         name = name or usual_name
-        base = _base(name, base_url or _variable(home.address) or home.base_url, home.base_url)
+        base = arguments.base_url(name, base_url or _variable(home.address) or home.base_url, home.base_url)
         host = base.host or ""
         self._is_own = home.base_url.partition("://")[2].partition("/")[0] == host
         from_environment = base_url is None or self._is_own
         variable = next((key for key in home.keys if os.environ.get(key)), None)
-        self._key = given_key or sealed(os.environ[variable] if variable and from_environment else None)
+        self._key = given_key or arguments.sealed(os.environ[variable] if variable and from_environment else None)
         self.name = name
         self.model = model or (from_environment and _variable(home.default_model)) or home.model
         # A server that nobody knows is unpriced: its models only look like the provider's.
         self.provider = provider or _provider(host, home.hosts) or (host if name == usual_name else name)
         self.address = f"{host}:{base.port}"
-        self.tier: Tier = one_of(name, "tier", tier, get_args(Tier))
-        self.limits = _limits(name, limits or {})
-        self.price = _price(name, price or {})
-        self.concurrency = _at_least_1(name, "concurrency", concurrency)
-        self.data_use: DataUse = one_of(name, "data_use", data_use, get_args(DataUse))
-        self._context_tokens = context_tokens and _at_least_1(name, "context_tokens", context_tokens)
+        self.tier: Tier = arguments.one_of(name, "tier", tier, get_args(Tier))
+        self.limits = arguments.limits(name, limits or {})
+        self.price = arguments.price(name, price or {})
+        self.concurrency = arguments.at_least_1(name, "concurrency", concurrency)
+        self.data_use: DataUse = arguments.one_of(name, "data_use", data_use, get_args(DataUse))
+        self._context_tokens = context_tokens and arguments.at_least_1(name, "context_tokens", context_tokens)
         self._images = images
         self._schema = schema
-        self._more_headers = Headers(_headers(name, headers or {}))
+        self._more_headers = Headers(arguments.headers(name, headers or {}))
         self._headers: tuple[int | None, Headers] = (None, self._more_headers)
         self._constraint: tuple[Mapping[str, Any], orjson.Fragment] | None = None
         self._account: tuple[int | None, str] = (None, "")
@@ -372,22 +368,6 @@ class ApiPlatform(abc.ABC):
         return self._nearest[model]
 
 
-def sealed(key: str | Callable[[], str] | None) -> Callable[[], str]:
-    """Return the key as a function: a closure shows nothing in repr, vars, copies and tracebacks."""
-    if not callable(key):
-        value = (key or "").strip()
-        return lambda: value
-
-    def asked() -> str:
-        try:
-            return key().strip()
-        except Exception as error:  # noqa: BLE001  # a person's function may raise anything; its text may hold the key
-            failure = PlatformError("key", f"The function given as api_key failed ({type(error).__name__}).")
-        raise failure
-
-    return asked
-
-
 def _is_text(request: Request) -> bool:
     """Return True when nothing goes with the request that has to be read from a file."""
     for message in request.messages:  # noqa: SIM110  # every call goes through it, and `all` costs twice as much
@@ -416,67 +396,5 @@ def _variable(name: str | None) -> str | None:
     return os.environ.get(name) if name is not None else None
 
 
-def _base(name: str, address: str, example: str) -> URL:
-    """Return the checked address, without a slash at its end."""
-    from yarl import URL
-
-    try:
-        base = URL(address.rstrip("/"))
-    except ValueError:
-        base = URL()
-    if base.scheme not in ("http", "https") or not base.host:
-        shown = "one with a password" if "@" in address else repr(address)
-        raise InvalidSettings(f"{name}: base_url is an address such as {example}, not {shown}.")
-    full = next((path for path in _PATHS if base.path.endswith(path)), None)
-    if full is not None:
-        raise InvalidSettings(f"{name}: base_url is {example}, for instance: without {full} at its end.")
-    if base.user or base.password or base.query:
-        raise InvalidSettings(f"{name}: base_url holds a password or a query. The key goes into api_key=.")
-    return base
-
-
 def _provider(host: str, hosts: Mapping[str, str]) -> str | None:
     return next((provider for end, provider in hosts.items() if host == end or host.endswith("." + end)), None)
-
-
-def _limits(name: str, given: Mapping[str, float | None]) -> Mapping[str, float]:
-    limits = {}
-    for key, value in given.items():
-        if key not in LIMITS:
-            raise InvalidSettings(f"{name}: limits has no {key!r} (known: {', '.join(LIMITS)}).{nearest(key, LIMITS)}")
-        if value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-            raise InvalidSettings(f"{name}: limits[{key!r}] is a number above 0 or None, not {value!r}.")
-        limits[key] = value
-    return MappingProxyType(limits)
-
-
-def _price(name: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
-    if given:
-        check_own_price(given, f"{name}: price")
-    return MappingProxyType(dict(given))
-
-
-def _headers(name: str, given: Mapping[str, str]) -> Mapping[str, str]:
-    for key, value in given.items():
-        if not all(isinstance(text, str) and text.isascii() and text.isprintable() for text in (key, value)):
-            raise InvalidSettings(f"{name}: headers[{key!r}] must be one line of ASCII text.")
-    return given
-
-
-def one_of(name: str, field: str, value: Any, known: tuple[str, ...]) -> Any:
-    """Return the value when it is known.
-
-    Raises:
-        InvalidSettings: It is not; the message names the nearest.
-    """
-    if value not in known:
-        raise InvalidSettings(f"{name}: {field} is one of {', '.join(known)}, not {value!r}.{nearest(value, known)}")
-    return value
-
-
-def _at_least_1(name: str, field: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InvalidSettings(f"{name}: {field} is a whole number of at least 1, not {value!r}.")
-    return value

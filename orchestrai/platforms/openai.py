@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
-from orchestrai.platforms.api import ApiPlatform, Home, one_of, sealed
+from orchestrai.platforms.api import ApiPlatform, Home
+from orchestrai.platforms.arguments import one_of, sealed
 from orchestrai.platforms.chat_completions import ChatCompletions
 from orchestrai.platforms.protocol import Capabilities, DataUse
 from orchestrai.platforms.responses import Responses
