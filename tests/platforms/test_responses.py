@@ -2,10 +2,11 @@
 
 import asyncio
 import json
+from decimal import Decimal
 
 import pytest
 
-from orchestrai import attachments
+from orchestrai import Orchestrator, attachments
 from orchestrai.errors import InvalidSettings, PlatformError
 from orchestrai.messages import Message
 from orchestrai.platforms import responses
@@ -427,3 +428,15 @@ class TestFailures:
         with ProviderServer(replies=lambda _: Answer("", more=failed)) as server:
             for in_pieces in (False, True):
                 assert KEY not in str(failure(server, streamed=in_pieces))
+
+
+def test_a_table_of_the_settings_names_the_protocol_and_every_token_is_paid(tmp_path):
+    answer = Answer("bug", input_tokens=1_000, cached_tokens=400, output_tokens=50, reasoning_tokens=40)
+    with ProviderServer(replies=lambda _: answer) as server:
+        price = {"input_mtok": "2", "cache_read_mtok": "1", "output_mtok": "10"}
+        table = {"kind": "openai", "api": "responses", "base_url": server.base_url, "model": "m", "price": price}
+        with Orchestrator(tmp_path, settings={"platforms": {"pro": table}}) as orch:
+            result = orch.run_sync("What kind is it?", platform="pro")
+        assert [one.path for one in server.requests] == ["/v1/responses"]
+    assert (result.output, result.platform, result.usage) == ("bug", "pro", Usage(1_000, 400, 0, 50, 40, "provider"))
+    assert result.cost == Decimal("0.0021")  # 600 at 2, 400 at 1, 50 at 10 USD a million
