@@ -51,7 +51,8 @@ _KINDS_OF_CODES: Final[dict[str, PlatformErrorKind]] = {
     "organization_on_hold": "key",
 }
 _BALANCE: Final = re.compile(r"credit balance is too low|plans & billing", re.IGNORECASE)
-_WINDOW: Final = re.compile(r"reached your (specified )?(workspace )?API usage limits|per day|daily", re.IGNORECASE)
+_SPENT: Final = re.compile(r"reached your (specified )?(workspace )?API usage limits", re.IGNORECASE)
+_DAILY: Final = re.compile(r"per day|daily", re.IGNORECASE)
 _DISABLED: Final = re.compile(r"organization has been disabled", re.IGNORECASE)
 _REGAIN: Final = re.compile(r"regain access on (\d{4}-\d\d-\d\d) at (\d\d:\d\d) UTC")
 _READ: Final = "cache_read_input_tokens"
@@ -289,7 +290,7 @@ def refusal(response: Response, document: Any, model: str, secrets: wire.Secrets
 def _kind(status: int, type_: str, code: str, message: str) -> PlatformErrorKind:
     if code in _KINDS_OF_CODES:
         return _KINDS_OF_CODES[code]
-    if status in (400, 403, 429) and _WINDOW.search(message):
+    if (status in (400, 403, 429) and _SPENT.search(message)) or (status == 429 and _DAILY.search(message)):
         return "window"
     if status in (400, 403) and _BALANCE.search(message):
         return "balance"

@@ -575,6 +575,7 @@ class TestStreams:
 
 ERRORS = [
     (400, "invalid_request_error", None, "max_tokens: field required", "request"),
+    (400, "invalid_request_error", None, "messages.0.role: unexpected value 'daily'", "request"),
     (
         400,
         "invalid_request_error",
