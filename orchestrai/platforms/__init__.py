@@ -10,7 +10,9 @@ from orchestrai.platforms.protocol import Capabilities, Platform, RateLimits, Re
 if TYPE_CHECKING:
     from orchestrai.platforms.anthropic import Anthropic
     from orchestrai.platforms.claude_code import ClaudeCode
+    from orchestrai.platforms.codex import Codex
     from orchestrai.platforms.gemini import Gemini
+    from orchestrai.platforms.gemini_cli import GeminiCLI
     from orchestrai.platforms.local import LocalModel
     from orchestrai.platforms.openai import OpenAI
 
@@ -18,7 +20,9 @@ __all__ = [
     "Anthropic",
     "Capabilities",
     "ClaudeCode",
+    "Codex",
     "Gemini",
+    "GeminiCLI",
     "LocalModel",
     "OpenAI",
     "Platform",
@@ -30,7 +34,9 @@ __all__ = [
 _ADAPTERS: Final = {  # loaded when they are first named
     "Anthropic": "anthropic",
     "ClaudeCode": "claude_code",
+    "Codex": "codex",
     "Gemini": "gemini",
+    "GeminiCLI": "gemini_cli",
     "LocalModel": "local",
     "OpenAI": "openai",
 }

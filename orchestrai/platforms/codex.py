@@ -21,18 +21,19 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, get_args
 
 import orjson
 
 from orchestrai.errors import InvalidSettings, PlatformError, nearest
 from orchestrai.platforms import chat_completions, codex_home, codex_output, codex_quota, process, transcript
+from orchestrai.platforms.catalogue import default_model
 from orchestrai.platforms.cli_state import CliState, older
 from orchestrai.platforms.codex_home import INSTALL, LOGIN
 from orchestrai.platforms.protocol import Capabilities, DataUse, QuotaReading, Reply, Request, Transport
 from orchestrai.result import Tier
 
-DEFAULT_MODEL: Final = "gpt-6.1-sol"  # what codex-cli 0.169.0 itself asks, seen in its requests
 OLDEST_VERSION: Final = "0.169.0"  # the one that was measured; older ones lack switches that seal it
 LONGEST_PROMPT: Final = 1_048_576  # characters; Codex refuses more
 
@@ -42,6 +43,7 @@ _MOST: Final = 8  # at once; more gained nothing on two cores
 _EXIT_S: Final = 1.0  # seconds that it gets to end by itself after its last word
 _NO_SYSTEM: Final = "Answer the user."  # without a file of instructions it sends its own 17 kB
 _MODELS: Final = re.compile(r"gpt-(?!oss)|codex-|o\d")
+_LIMITS: Final = ("rpm", "tpm", "rpd")
 _PROVIDER: Final = "orchestrai"
 _SEALED: Final = (
     *("exec", "--json", "--skip-git-repo-check", "--ephemeral", "--ignore-user-config", "--ignore-rules"),
@@ -71,11 +73,12 @@ class Codex:
 
     Args:
         name: What it is asked for by.
-        model: Model used when a task names none; default `DEFAULT_MODEL`.
+        model: Model used when a task names none; default from the catalogue.
         binary: Path of the binary; default `codex` on PATH.
         home: Its folder, with the login; default `CODEX_HOME`, else `~/.codex`.
         concurrency: Processes at once; default by free memory, at most 8.
         tier: subscription for a plan; with a login by API key it has to be paid.
+        limits: `{"rpm": 60, "tpm": 90_000, "rpd": None}`: requests and tokens a minute, requests a day.
         data_use: What the plan lets OpenAI do with the data.
         env: Further variables of the process. No others are passed on, so that an `OPENAI_API_KEY` that stands in
             the environment for something else is never billed.
@@ -95,27 +98,33 @@ class Codex:
         name: str = "chatgpt",
         *,
         model: str | None = None,
-        binary: str | None = None,
+        binary: str | Path | None = None,
         home: str | Path | None = None,
         concurrency: int | None = None,
         tier: Tier = "subscription",
+        limits: Mapping[str, float | None] | None = None,
         data_use: DataUse = "may_train",
         env: Mapping[str, str] | None = None,
         config: Mapping[str, Any] | None = None,
     ) -> None:
-        if concurrency is not None and (isinstance(concurrency, bool) or concurrency < 1):
+        if concurrency is not None and (isinstance(concurrency, bool) or not concurrency >= 1):
             raise InvalidSettings(f"{name}: concurrency is a whole number of at least 1, not {concurrency!r}.")
-        for field, value, known in (("tier", tier, get_args(Tier)), ("data_use", data_use, get_args(DataUse))):
+        for field, value, known in (
+            ("tier", tier, get_args(Tier)),
+            ("data_use", data_use, get_args(DataUse)),
+            *(("limits", key, _LIMITS) for key in limits or {}),
+        ):
             if value not in known:
-                raise InvalidSettings(f"{name}: {field} is one of {', '.join(known)}.{nearest(value, known)}")
+                raise InvalidSettings(f"{name}: {field} knows no {value!r}.{nearest(str(value), known)}")
         self.name = name
-        self.model = model or DEFAULT_MODEL
+        self.model = model or default_model("chatgpt")
         self.tier: Tier = tier
         self.data_use: DataUse = data_use
+        self.limits: Mapping[str, float] = MappingProxyType({k: v for k, v in (limits or {}).items() if v is not None})
         self.concurrency = concurrency or process.places(process.free_memory(), _MEMORY, _MOST)
         self._given_binary = binary
         self._home = codex_home.home_of(home)
-        self._environment = _Hidden(env or {})
+        self._environment = process.Environment(env or {})
         self._config = _Hidden(config or {})
         self._untold: tuple[QuotaReading, ...] = ()
         self._quota = codex_quota.Reader()
@@ -123,20 +132,24 @@ class Codex:
         self._looking = threading.Lock()
 
     def __repr__(self) -> str:
-        return f"Codex(name={self.name!r}, model={self.model!r}, tier={self.tier!r})"
+        known = vars(self)  # a traceback may show it half made
+        return f"Codex(name={known.get('name')!r}, model={known.get('model')!r}, tier={known.get('tier')!r})"
 
     @classmethod
-    def probe(cls, binary: str | None = None, home: str | Path | None = None) -> CliState:
+    def probe(
+        cls, binary: str | Path | None = None, home: str | Path | None = None, tier: Tier = "subscription"
+    ) -> CliState:
         """Return whether Codex can answer, within 3 s and without sending anything.
 
         Args:
             binary: Path of the binary; default `codex` on PATH.
             home: Its folder; default `CODEX_HOME`, else `~/.codex`.
+            tier: paid for a login by API key; every other one asks for a login with ChatGPT.
         """
         path = codex_home.binary_of(binary)
         if path is None:
-            return CliState(False, None, None, f"codex is not on PATH. Run: {INSTALL}, then {LOGIN}")
-        version = process.version(path)
+            return CliState(False, None, None, f"codex is not on PATH. Run: {INSTALL}; then {LOGIN}")
+        version = process.version(path, timeout_s=1.5)
         if version is None:
             return CliState(False, None, None, f"{path} told no version. Run: {INSTALL}", path)
         if older(version, OLDEST_VERSION):
@@ -145,10 +158,9 @@ class Codex:
         login = codex_home.login_of(path, codex_home.home_of(home))
         if login is None:
             return CliState(False, version, None, f"codex is not logged in. Run: {LOGIN}", path)
-        if login == "apikey":
-            why = f"codex is logged in with an API key, which is billed by the token. For the plan run: {LOGIN}"
-            return CliState(False, version, "API key", why, path)
-        return CliState(True, version, "ChatGPT", path, path)
+        told = "API key" if login == "apikey" else "ChatGPT"
+        wrong = _wrong_login(login, tier)
+        return CliState(wrong is None, version, told, wrong or path, path)
 
     @property
     def account(self) -> str | None:
@@ -262,13 +274,9 @@ class Codex:
         login = "apikey" if self._environment.get("CODEX_API_KEY") else codex_home.login_of(binary, self._home)
         if login is None:
             raise PlatformError("key", f"codex is not logged in. Run: {LOGIN}")
-        if (login == "apikey") != (self.tier == "paid"):
-            raise PlatformError(
-                "key",
-                f"codex is logged in with {'an API key' if login == 'apikey' else 'ChatGPT'}, but {self.name} is "
-                f"configured as {self.tier}. Run: {LOGIN} (for a plan), or set tier to "
-                f"{'paid' if login == 'apikey' else 'subscription'}.",
-            )
+        wrong = _wrong_login(login, self.tier)
+        if wrong is not None:
+            raise PlatformError("key", wrong)
         return binary
 
     def _arguments(self, request: Request, folder: Path, installed: _Installed, *, strict: bool) -> list[str]:
@@ -314,6 +322,15 @@ class _Hidden(dict[str, Any]):
 
     def __repr__(self) -> str:
         return f"<{', '.join(self)}>"
+
+
+def _wrong_login(login: str, tier: Tier) -> str | None:
+    """Return what to do where this login would bill another account than the tier says; None where it is right."""
+    if (login == "apikey") == (tier == "paid"):
+        return None
+    if login == "apikey":
+        return f"codex is logged in with an API key, which is billed by the token. For the plan run: {LOGIN}"
+    return f'codex is logged in with ChatGPT, whose plan is not paid by the token: set tier to "subscription", or run: {LOGIN}'
 
 
 def _plan(timeout_s: float) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def home_of(given: str | Path | None) -> Path:
     return Path(given or os.environ.get("CODEX_HOME") or Path.home() / ".codex").expanduser().absolute()
 
 
-def binary_of(given: str | None) -> str | None:
+def binary_of(given: str | Path | None) -> str | None:
     """Return the native binary behind npm's launcher, which would stay in between as a second process."""
     found = process.find_binary("codex") if given is None else str(Path(given).expanduser().absolute())
     if found is None or not Path(found).exists():
@@ -77,7 +77,9 @@ def login_of(binary: str, home: Path) -> str | None:
     if not home.is_dir():
         return None
     # The login may be in the system's keyring, which only Codex reads.
-    asked = process.ask(binary, ["login", "status"], env=process.environment(values={"CODEX_HOME": str(home)}))
+    asked = process.ask(
+        binary, ["login", "status"], env=process.environment(values={"CODEX_HOME": str(home)}), timeout_s=1.5
+    )
     said = (asked.stdout + asked.stderr).lower()
     if asked.code != 0:
         return None
