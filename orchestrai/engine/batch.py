@@ -21,13 +21,14 @@ from orchestrai.engine.attempt import attempt
 from orchestrai.engine.books import Books, RunOptions
 from orchestrai.engine.engine import Engine
 from orchestrai.engine.item import Item
-from orchestrai.engine.lane import Lane, TurnedAway
+from orchestrai.engine.lane import ELSEWHERE_S, Lane, TurnedAway
 from orchestrai.engine.progress import Progress
 from orchestrai.engine.reuse import usable
 from orchestrai.errors import LedgerError
 from orchestrai.ledger import queries
 from orchestrai.ledger.lock import is_alive
 from orchestrai.ledger.queries import StoredAnswer
+from orchestrai.limits.cooldown import PATIENCE_S
 from orchestrai.pricing import PriceList
 from orchestrai.result import Result
 
@@ -273,7 +274,8 @@ class Run:
                 prompt = item.task.prompt
                 size = tokens.quick(prompt) if type(prompt) is str else 0
                 try:
-                    ticket = lane.take(size) or await lane.turn(size)
+                    patience_s = ELSEWHERE_S if item.has_another_offer else PATIENCE_S
+                    ticket = lane.take(size, patience_s) or await lane.turn(size, patience_s)
                 except TurnedAway as away:
                     self._turned_away(item, away)
                     await asyncio.sleep(0)  # thousands may be turned away in a row

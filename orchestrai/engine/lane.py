@@ -8,12 +8,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from typing import Final
+from typing import Final, NamedTuple
 
 from orchestrai.errors import ErrorClass
 from orchestrai.limits.admission import Admission, Ticket
-from orchestrai.limits.rate import ToldLimits
 from orchestrai.limits.allowance import LONGEST_TOLD_S
+from orchestrai.limits.cooldown import PATIENCE_S
+from orchestrai.limits.rate import ToldLimits
+
+ELSEWHERE_S: Final = 10.0
+"""How long a platform that does not answer is waited for where another one could [s]; else `PATIENCE_S`."""
 
 _WHY: Final[dict[ErrorClass, str]] = {
     "window": "a quota window of it is used up",
@@ -36,6 +40,14 @@ class TurnedAway(Exception):
         self.kind: ErrorClass = kind
 
 
+class _Turn(NamedTuple):
+    """Somebody who waits for a ticket."""
+
+    turn: asyncio.Future[Ticket]
+    tokens: float
+    patience_s: float
+
+
 class Lane:
     """The way to one account's model; on the engine's loop.
 
@@ -46,12 +58,16 @@ class Lane:
     def __init__(self, admission: Admission) -> None:
         self.admission = admission
         self._loop = asyncio.get_running_loop()
-        self._waiting: deque[tuple[asyncio.Future[Ticket], float]] = deque()
+        self._waiting: deque[_Turn] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._last_words = ""  # of the platform's newest refusal
 
-    def take(self, tokens: float) -> Ticket | None:
+    def take(self, tokens: float, patience_s: float = PATIENCE_S) -> Ticket | None:
         """Return a ticket for a request that may leave now; None when it has to wait for its turn.
+
+        Args:
+            tokens: Its input, estimated [tokens].
+            patience_s: How long a platform that does not answer is waited for [s].
 
         Raises:
             TurnedAway: Waiting is of no use.
@@ -64,17 +80,21 @@ class Lane:
             return None
         if at <= now:
             return admission.begin(now, tokens)
-        self._refuse_if_away(now, at)
+        self._refuse_if_away(now, at, patience_s)
         return None
 
-    async def turn(self, tokens: float) -> Ticket:
+    async def turn(self, tokens: float, patience_s: float = PATIENCE_S) -> Ticket:
         """Wait for a ticket, first come first served.
+
+        Args:
+            tokens: As `take`.
+            patience_s: As `take`.
 
         Raises:
             TurnedAway: Waiting is of no use, or no longer.
         """
         turn: asyncio.Future[Ticket] = self._loop.create_future()
-        self._waiting.append((turn, tokens))
+        self._waiting.append(_Turn(turn, tokens, patience_s))
         self._admit()
         try:
             return await turn
@@ -132,7 +152,7 @@ class Lane:
             self._timer.cancel()
             self._timer = None
         while self._waiting:
-            turn, tokens = self._waiting[0]
+            turn, tokens, _ = self._waiting[0]
             if turn.done():
                 self._waiting.popleft()
                 continue
@@ -140,25 +160,35 @@ class Lane:
             at = self.admission.when(now, tokens)
             if at is None:
                 return
-            try:
-                if at > now:
-                    self._refuse_if_away(now, at)
+            if at > now:
+                self._turn_away(now, at)
+                if self._waiting:
                     self._timer = self._loop.call_at(at, self._admit)
-                    return
-            except TurnedAway as away:
-                self._waiting.popleft()
-                turn.set_exception(away)
-                continue
+                return
             self._waiting.popleft()
             turn.set_result(self.admission.begin(now, tokens))
 
-    def _refuse_if_away(self, now: float, at: float) -> None:
+    def _turn_away(self, now: float, at: float) -> None:
+        """Turn those away who would wait in vain, or for too long; who can go elsewhere does so sooner."""
+        staying: deque[_Turn] = deque()
+        for waiting in self._waiting:
+            if waiting.turn.done():
+                continue
+            try:
+                self._refuse_if_away(now, at, waiting.patience_s)
+            except TurnedAway as away:
+                waiting.turn.set_exception(away)
+            else:
+                staying.append(waiting)
+        self._waiting = staying
+
+    def _refuse_if_away(self, now: float, at: float, patience_s: float) -> None:
         """Turn a request away that would have to wait in vain, or for too long.
 
         Raises:
             TurnedAway: It would.
         """
-        kind = self.admission.away(now)
+        kind = self.admission.away(now, patience_s)
         if kind is None and at - now > LONGEST_TOLD_S:
             kind = self.admission.why or "rate"
         if kind is None:

@@ -129,6 +129,24 @@ def test_all_who_wait_are_turned_away_once_waiting_is_of_no_use():
     assert in_flight == 0
 
 
+def test_who_can_go_elsewhere_is_turned_away_from_an_outage_sooner_than_who_cannot():
+    async def outage():
+        lane = places(10)
+        lane.end(await ticket(lane))  # it has answered once: an outage, not a wrong address
+        held = [await ticket(lane) for _ in range(6)]
+        for one in held:
+            lane.end(one, "overloaded", words="HTTP 503")
+        assert lane.admission.why == "overloaded"
+        soon = asyncio.ensure_future(lane.turn(0, 0.0))
+        late = asyncio.ensure_future(lane.turn(0))
+        await asyncio.sleep(0)
+        found = soon.done(), type(soon.exception()), late.done()
+        late.cancel()
+        return found
+
+    assert asyncio.run(outage()) == (True, TurnedAway, False)
+
+
 STEPS = st.lists(st.sampled_from(["ask", "cancel first", "cancel last", "end", "fail", "widen", "turn"]), max_size=60)
 
 
