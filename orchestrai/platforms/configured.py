@@ -64,9 +64,7 @@ class Configured:
 
 def kinds(catalogue: Catalogue) -> list[str]:
     """Return the kinds of platform that are known by name, in the order in which they are shown."""
-    from orchestrai import platforms
-
-    return [*(kind for kind, name in _CLASSES.items() if name in platforms.__all__), *catalogue.endpoints]
+    return [*_CLASSES, *catalogue.endpoints]
 
 
 def is_kind(name: str, catalogue: Catalogue) -> bool:
@@ -77,7 +75,7 @@ def is_kind(name: str, catalogue: Catalogue) -> bool:
 def near(name: str, catalogue: Catalogue) -> str:
     """Return ` Did you mean '…'?` with the nearest kind, or the empty string."""
     meant = _ALSO_CALLED.get(name.lower())
-    return f" Did you mean {meant!r}?" if meant is not None else nearest(name, [*_CLASSES, *catalogue.endpoints])
+    return f" Did you mean {meant!r}?" if meant is not None else nearest(name, kinds(catalogue))
 
 
 def from_table(name: str, table: Mapping[str, Any], catalogue: Catalogue | None = None) -> Configured:
