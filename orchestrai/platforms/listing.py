@@ -207,7 +207,7 @@ def _cells(row: Listed, now_us: int) -> list[str]:
     known = (row.model, row.tier, row.version, row.login)
     return [
         row.name,
-        "yes" if row.found else "no",
+        "no" if not row.found else "yes" if row.automatic else "if named",
         *(value or "" for value in known),
         ", ".join(limits),
         "; ".join(quota_left(reading, now_us) for reading in row.quota),

@@ -57,6 +57,7 @@ def test_every_platform_is_listed_found_or_not():
     assert (found["gone"].model, found["gone"].why) == (None, "GONE_KEY is not set")
     assert found["barred"].why == "never_train is set"
     assert (len(found), found[0], found[:1]) == (5, found["plan"], (found["plan"],))
+    assert [cells[1] for cells in found.table()[1]] == ["yes", "yes", "no", "no", "if named"]
 
 
 def test_a_misspelt_name_names_the_nearest():
