@@ -30,7 +30,7 @@ from orchestrai.platforms.catalogue import default_model
 from orchestrai.platforms.claude_session import Session
 from orchestrai.platforms.claude_turn import LOGIN
 from orchestrai.platforms.cli_state import CliState, older
-from orchestrai.platforms.protocol import Capabilities, DataUse, Reply, Request, Transport
+from orchestrai.platforms.protocol import Capabilities, DataUse, QuotaReading, Reply, Request, Transport
 from orchestrai.result import Tier
 from orchestrai.task import Effort
 
@@ -58,7 +58,7 @@ _NOWHERE: Final = "http://127.0.0.1:1"  # where a question about the login may k
 _EACH: Final = 300 * 2**20  # bytes that one process takes (278 MB measured, part of it shared)
 _MOST: Final = 8  # at once; more gained nothing on two cores
 _TIMEOUT_STEP_S: Final = 60  # seconds
-_IDLE_S: Final = 60.0  # seconds after which a process without work ends
+_QUOTA_EVERY_S: Final = 300.0  # seconds between two readings of the plan's windows
 _MOST_PROMPTS: Final = 200  # that one process answers
 _EFFORTS: Final = {"minimal": "low", "low": "low", "medium": "medium", "high": "high"}
 _MODELS: Final = re.compile(r"claude-|(default|haiku|sonnet|opus|opusplan|fable)(\[1m\])?$")
@@ -83,6 +83,7 @@ class ClaudeCode:
         env: Further variables of the client, for instance `ANTHROPIC_BASE_URL` of a gateway; they win over ours and show
             in no repr. `CLAUDE_CODE_OAUTH_TOKEN` and `CLAUDE_CONFIG_DIR` are taken from the person's environment.
         persistent: False starts a process for every task.
+        idle_s: How long a process without work waits for more [s].
 
     Raises:
         InvalidSettings: An argument has an impossible value.
@@ -106,6 +107,7 @@ class ClaudeCode:
         data_use: DataUse = "unknown",
         env: Mapping[str, str] | None = None,
         persistent: bool = True,
+        idle_s: float = 60.0,
     ) -> None:
         if concurrency is not None and (isinstance(concurrency, bool) or not concurrency >= 1):
             raise InvalidSettings(f"{name}: concurrency is a whole number of at least 1, not {concurrency!r}.")
@@ -126,6 +128,8 @@ class ClaudeCode:
         self._effort = effort
         self._env = process.Environment(env or {})
         self._persistent = persistent
+        self._idle_s = idle_s
+        self._quota: tuple[float, tuple[QuotaReading, ...]] | None = None
         self._checked: str | None = None
         self._idle: dict[bytes, deque[Session]] = {}
         self._busy: set[Session] = set()
@@ -143,6 +147,8 @@ class ClaudeCode:
             binary: Path of the client; default `claude` on PATH.
             env: Further variables of the client.
         """
+        if not process.IS_POSIX:
+            return CliState(False, None, None, process.NOT_POSIX)
         path = _find(binary)
         if path is None:
             return CliState(False, None, None, f"claude is not on PATH. Run: {INSTALL}; then {LOGIN}")
@@ -230,6 +236,30 @@ class ClaudeCode:
                     yield item.text[len(said) :]
                 yield item
 
+    async def quota(self) -> tuple[QuotaReading, ...]:
+        """Return the plan's windows as the client reads them from its account; asked at most every 5 minutes.
+
+        No model is asked. A login by `CLAUDE_CODE_OAUTH_TOKEN` may not read them: then there are none.
+
+        Raises:
+            PlatformError: The client is not installed or not logged in, or did not tell them in time.
+        """
+        loop = asyncio.get_running_loop()
+        if self._quota is None or loop.time() - self._quota[0] > _QUOTA_EVERY_S:
+            request = Request((), self.model)
+            kind = self._kind(request)
+            session = await self._session(kind, request)
+            kept = False
+            try:
+                self._quota = (loop.time(), await session.quota())
+                kept = self._persistent
+            finally:
+                if kept:
+                    self._keep(kind.key, session)
+                else:
+                    await session.close()
+        return self._quota[1]
+
     async def close(self) -> None:
         """End every process; a second call does nothing. The next request would start a new one."""
         idle = [session for sessions in self._idle.values() for session in sessions]
@@ -246,9 +276,9 @@ class ClaudeCode:
         kind = self._kind(request)
         session = await self._session(kind, request)
         self._busy.add(session)
-        kept = over = False
+        kept = False
+        turn = session.begin(prompt, request.timeout_s)
         try:
-            turn = session.begin(prompt, request.timeout_s)
             try:
                 while not turn.ended:
                     piece = await session.piece(turn)
@@ -256,17 +286,15 @@ class ClaudeCode:
                         yield piece
                 reply = turn.reply()
             except PlatformError as error:
-                over = True
                 raise turn.failed(error) from None
-            over = True
             kept = self._persistent and session.prompts < _MOST_PROMPTS and await session.rewind(turn)
         finally:
             self._busy.discard(session)
             if kept:
                 self._keep(kind.key, session)
             else:
-                if over:
-                    session.child.kill()  # at once, because it may be about to ask again
+                if turn.ended and not turn.whole:
+                    session.child.kill()  # at once: it is about to ask again
                 await session.close()
         yield reply
 
@@ -300,19 +328,17 @@ class ClaudeCode:
             session = self._idle[key].popleft()
             if not self._idle[key]:
                 del self._idle[key]
-            session.child.kill()
             await session.close()
 
     def _keep(self, key: bytes, session: Session) -> None:
         """Let a process wait for another prompt, for a while."""
         self._idle.setdefault(key, deque()).append(session)
-        session.idle_timer = asyncio.get_running_loop().call_later(_IDLE_S, self._retire, key, session)
+        session.idle_timer = asyncio.get_running_loop().call_later(self._idle_s, self._retire, key, session)
 
     def _retire(self, key: bytes, session: Session) -> None:
         self._idle[key].remove(session)
         if not self._idle[key]:
             del self._idle[key]
-        session.child.kill()
         ending = asyncio.get_running_loop().create_task(session.close())
         self._ending.add(ending)
         ending.add_done_callback(self._ending.discard)

@@ -17,16 +17,23 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final
 
 import orjson
 
 from orchestrai.errors import PlatformError, PlatformErrorKind
+from orchestrai.ids import now_us
 from orchestrai.platforms import process, wire
+from orchestrai.platforms.child import Child
 from orchestrai.platforms.claude_turn import LOGIN, Turn, billed_elsewhere
+from orchestrai.platforms.protocol import QuotaReading
 
 LARGEST_OUTPUT: Final = 256 * 2**20  # bytes for one prompt: it tells every few letters in 300 bytes, read as they come
-_REWIND_S: Final = 5.0  # seconds that a rewind may take; it takes a millisecond
+_CONTROL_S: Final = 5.0  # seconds that a rewind may take; it takes a millisecond
+_QUOTA_S: Final = 15.0  # seconds that reading the windows may take: it is a request to the account
+_WINDOWS: Final = ("five_hour", "seven_day", "seven_day_opus", "seven_day_sonnet", "seven_day_oauth_apps")
+_MOST_PERCENT: Final = 1_000  # used of a window; overage goes beyond 100
 _NO_KEYS: Final = (None, "", "none")
 _OUR_LOGINS: Final = (None, "", "none", "claude.ai", "CLAUDE_CODE_OAUTH_TOKEN")
 _BEGINNING: Final = {
@@ -49,7 +56,7 @@ _BEGINNING: Final = {
 class Session:
     """A process that is ready for a prompt; made by `start`."""
 
-    def __init__(self, child: process.Child, *, constrained: bool) -> None:
+    def __init__(self, child: Child, *, constrained: bool) -> None:
         self.child = child
         self.prompts = 0
         self.idle_timer: asyncio.TimerHandle | None = None
@@ -132,13 +139,24 @@ class Session:
         if not turn.whole or not self.child.usable:
             return False
         self._spent_usd = turn.spent_usd
-        self.child.expires_in(_REWIND_S)
+        self.child.expires_in(_CONTROL_S)
         try:
             told = await self._control({"subtype": "rewind_conversation", "target_message_uuid": self._asked})
         except PlatformError:
             return False
         self.child.expires_in(None)
         return wire.mapping(told.get("response")).get("rewound") is True
+
+    async def quota(self) -> tuple[QuotaReading, ...]:
+        """Return the windows of the plan as the client reads them from its account; no model is asked.
+
+        Raises:
+            PlatformError: It did not tell them in time.
+        """
+        self.child.expires_in(_QUOTA_S)
+        told = await self._control({"subtype": "get_usage"})
+        self.child.expires_in(None)
+        return readings(wire.mapping(told.get("response")).get("rate_limits"))
 
     async def close(self) -> None:
         """End the process: TERM, 2 s, KILL."""
@@ -171,6 +189,27 @@ class Session:
         ended = Turn(constrained=False).cut(await self.child.exit(), self.child.stderr)
         kind: PlatformErrorKind = "request" if ended.kind == "request" else "connection"
         raise PlatformError(kind, str(ended))
+
+
+def readings(told: Any) -> tuple[QuotaReading, ...]:
+    """Return the windows in the client's own form: `{"five_hour": {"utilization": 37, "resets_at": "…Z"}, …}`."""
+    now = now_us()
+    found = []
+    for window in _WINDOWS:
+        given = wire.mapping(wire.mapping(told).get(window))
+        used = given.get("utilization")
+        if type(used) in (int, float) and 0 <= used <= _MOST_PERCENT:
+            found.append(QuotaReading(window, float(used), _moment(given.get("resets_at")), "get_usage", now))
+    return tuple(found)
+
+
+def _moment(text: Any) -> int | None:
+    """Return an ISO time as µs since 1970; None for what is none."""
+    try:
+        moment = datetime.fromisoformat(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
+    return round(moment.timestamp() * 1_000_000) if moment is not None and moment.tzinfo is not None else None
 
 
 def _refusal(told: Mapping[str, Any]) -> PlatformError | None:

@@ -9,6 +9,7 @@ import pytest
 from mutations import COUNT, SEED, STRANGE, changed, damaged_json, text_of
 
 from orchestrai.errors import ERROR_CLASSES, PlatformError
+from orchestrai.platforms.claude_session import readings
 from orchestrai.platforms.claude_turn import Turn
 from orchestrai.platforms.protocol import Reply
 from orchestrai.result import Usage
@@ -213,6 +214,22 @@ def test_what_a_client_says_that_is_too_old_names_the_way_out():
     error = Turn(constrained=False).cut(1, b"error: unknown option '--include-partial-messages'\n")
     assert (error.kind, error.may_be_billed) == ("request", False)
     assert "claude update" in str(error)
+
+
+def test_the_windows_of_a_plan_are_read_in_percent_with_their_reset():
+    told = {
+        "five_hour": {"utilization": 37, "resets_at": "2026-11-22T21:29:09.000Z"},
+        "seven_day": {"utilization": 11.5, "resets_at": None},
+        "seven_day_opus": None,
+        "seven_day_sonnet": {"utilization": "much", "resets_at": "soon"},
+        "extra_usage": {"utilization": 3},
+    }
+    five, seven = readings(told)
+    assert (five.window, five.used_percent, five.source) == ("five_hour", 37.0, "get_usage")
+    assert five.resets_at == 1_795_382_949 * 1_000_000
+    assert (seven.window, seven.used_percent, seven.resets_at) == ("seven_day", 11.5, None)
+    for nothing in (None, {}, [], {"five_hour": {"utilization": 10**400}}):
+        assert readings(nothing) == ()
 
 
 def damaged(number):

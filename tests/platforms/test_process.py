@@ -17,6 +17,7 @@ import pytest
 
 from orchestrai.errors import PlatformError
 from orchestrai.platforms import process
+from orchestrai.platforms.child import Child
 from orchestrai.platforms.cli_state import older
 
 SCALE = float(os.environ.get("ORCHESTRAI_TEST_SCALE") or 0.1)
@@ -346,7 +347,7 @@ def test_the_wall_clock_ends_a_child_that_says_nothing():
         async with process.run(sys.executable, python(SICK["prints nothing"]), env=ENV, timeout_s=0.3) as child:
             await wait(child)
 
-    for wait in (process.Child.line, process.Child.exit):
+    for wait in (Child.line, Child.exit):
         with pytest.raises(PlatformError) as caught:
             asyncio.run(waits(wait))
         assert (caught.value.kind, caught.value.may_be_billed) == ("timeout", True)
@@ -428,10 +429,10 @@ PARENT = """
     from orchestrai.platforms import process
     async def main():
         child = await process.start("/bin/sh", ["-c", "trap '' TERM; sleep 99 & sleep 98; sleep 97"], env={})
-        if "fork" in sys.argv and os.fork() == 0:
-            print("forked", os.getpid(), flush=True)
+        forked = os.fork() if "fork" in sys.argv else None
+        if forked == 0:
             time.sleep(99)
-        print("child", child.pid, flush=True)
+        print(child.pid, forked or 0, flush=True)
         await asyncio.sleep(0 if "leave" in sys.argv else 99)
         if "leave" in sys.argv:
             os._exit(3)
@@ -445,19 +446,18 @@ def test_children_end_when_their_parent_dies(end):
     parent = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", textwrap.dedent(PARENT), end], stdout=subprocess.PIPE, text=True
     )
-    said = dict(parent.stdout.readline().split() for _ in range(2 if end == "fork" else 1))
-    group = int(said["child"])
     try:
+        group, forked = map(int, parent.stdout.readline().split())
         if end != "leave":
             assert in_group(group)
             os.kill(parent.pid, signal.SIGTERM if end == "term" else signal.SIGKILL)
         parent.wait(20)
         until(lambda: not in_group(group))
-        if "forked" in said:
-            os.kill(int(said["forked"]), 0)
+        if forked:
+            os.kill(forked, signal.SIGKILL)  # it was there
     finally:
-        if "forked" in said:
-            os.kill(int(said["forked"]), signal.SIGKILL)
+        parent.kill()
+        parent.wait()
         parent.stdout.close()
 
 

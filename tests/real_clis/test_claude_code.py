@@ -6,6 +6,9 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
+import textwrap
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -230,6 +233,41 @@ def test_a_waiting_process_makes_room_for_one_of_another_kind(client):
         assert [received.json["system"][-1]["text"] for received in server.requests] == ["one", "two", "one"]
 
 
+def test_a_process_without_work_ends_after_a_while(client):
+    async def waited(platform):
+        await platform.send(request(platform))
+        assert len(running(client)) == 1
+        await until(lambda: running(client) == [])
+        assert (await platform.send(request(platform))).text
+
+    with ProviderServer() as server:
+        run(claude(server, idle_s=0.3), waited)
+
+
+def test_processes_end_when_the_python_that_started_them_is_killed(client):
+    script = """
+        import asyncio, sys
+        from orchestrai.messages import Message
+        from orchestrai.platforms import ClaudeCode
+        from orchestrai.platforms.protocol import Request
+        async def main():
+            platform = ClaudeCode(env={"ANTHROPIC_BASE_URL": sys.argv[1], "CLAUDE_CODE_OAUTH_TOKEN": "x"})
+            await platform.send(Request((Message("user", "one"),), platform.model))
+            print("answered", flush=True)
+            await platform.send(Request((Message("user", "hang"),), platform.model))
+        asyncio.run(main())
+    """
+    with ProviderServer(script={"hang": "hang"}) as server:
+        parent = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script), server.url], stdout=subprocess.PIPE)
+        assert parent.stdout.readline() == b"answered\n"
+        server.wait_for(lambda: len(server.requests) == 2)
+        assert len(running(client)) == 1
+        parent.kill()
+        parent.wait()
+        parent.stdout.close()
+        server.wait_for(lambda: running(client) == [])
+
+
 def test_a_process_that_was_killed_while_it_waited_is_replaced(client):
     async def killed(platform):
         await platform.send(request(platform))
@@ -413,6 +451,20 @@ def test_a_used_up_window_says_when_it_resets():
     (reading,) = error.quota
     assert (reading.window, reading.used_percent, reading.resets_at) == ("five_hour", 100.0, RESETS_AT * 1_000_000)
     assert reading.source == "rate_limit_event"
+
+
+def test_the_windows_can_be_read_without_asking_a_model(client):
+    """A token may not read them; asking twice is asking once."""
+
+    async def read_twice(platform):
+        assert await platform.quota() == await platform.quota() == ()
+        (pid,) = running(client)
+        assert (await platform.send(request(platform))).text
+        assert running(client) == [pid]
+
+    with ProviderServer() as server:
+        run(claude(server), read_twice)
+        assert len(server.requests) == 1
 
 
 def test_a_throttled_request_is_no_used_up_window():
