@@ -26,7 +26,7 @@ from orchestrai.errors import PlatformError, PlatformErrorKind
 from orchestrai.ids import now_us
 from orchestrai.platforms import process, wire
 from orchestrai.platforms.child import Child
-from orchestrai.platforms.claude_turn import LOGIN, Turn, billed_elsewhere
+from orchestrai.platforms.claude_turn import LOGIN, Turn, billed_elsewhere, number
 from orchestrai.platforms.protocol import QuotaReading
 
 LARGEST_OUTPUT: Final = 256 * 2**20  # bytes for one prompt: it tells every few letters in 300 bytes, read as they come
@@ -197,9 +197,9 @@ def readings(told: Any) -> tuple[QuotaReading, ...]:
     found = []
     for window in _WINDOWS:
         given = wire.mapping(wire.mapping(told).get(window))
-        used = given.get("utilization")
-        if type(used) in (int, float) and 0 <= used <= _MOST_PERCENT:
-            found.append(QuotaReading(window, float(used), _moment(given.get("resets_at")), "get_usage", now))
+        used = number(given.get("utilization"), most=_MOST_PERCENT)
+        if used is not None:
+            found.append(QuotaReading(window, used, _moment(given.get("resets_at")), "get_usage", now))
     return tuple(found)
 
 

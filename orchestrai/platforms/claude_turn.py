@@ -93,7 +93,7 @@ class Turn:
             self._init(said)
         elif kind == "result":
             self._result, self.ended, self.whole = said, True, True
-            total = _number(said.get("total_cost_usd"), most=_MOST_USD)
+            total = number(said.get("total_cost_usd"), most=_MOST_USD)
             self.spent_usd = self.spent_usd if total is None else total
         return ""
 
@@ -194,7 +194,7 @@ class Turn:
         window = wire.word(told.get("rateLimitType"))
         if window is None:
             return
-        share, resets = _number(told.get("utilization"), most=_MOST_USED), _time(told.get("resetsAt"))
+        share, resets = number(told.get("utilization"), most=_MOST_USED), _time(told.get("resetsAt"))
         used = share * 100 if share is not None else 100.0 if told.get("status") == "rejected" else None
         at = int(resets * 1_000_000) if resets is not None else None
         self.quota = (QuotaReading(window, used, at, "rate_limit_event", now_us()),)
@@ -279,14 +279,14 @@ def _words(result: Mapping[str, Any]) -> str:
     return wire.one_line(said) if isinstance(said, str) else f"the turn ended as {result.get('subtype')!r}."
 
 
-def _number(value: Any, *, most: float) -> float | None:
+def number(value: Any, *, most: float) -> float | None:
     """Return a number from 0 to `most`; None for anything else."""
     return float(value) if type(value) in (int, float) and 0 <= value <= most else None
 
 
 def _time(value: Any) -> float | None:
     """Return a moment [s since 1970]; None for what is none."""
-    return _number(value, most=_LATEST) or None
+    return number(value, most=_LATEST) or None
 
 
 def _usage(told: list[dict[str, Any]]) -> Usage:
