@@ -100,6 +100,17 @@ def test_a_table_of_the_same_name_replaces_what_would_be_found(monkeypatch):
     assert (findings[0].name, findings[0].model) == ("openai", "my-model")
 
 
+@pytest.mark.parametrize("kind", ["groq", "gemini", "openai", "anthropic"])
+def test_a_table_whose_key_is_missing_hides_no_other_platform_and_its_mistakes_are_told(kind):
+    """A settings file is shared; not everybody has every key."""
+    finding = discover({kind: {"concurrency": 3}, "again": {"kind": kind}})[0]
+    assert finding.platform is None
+    assert "_API_KEY is not set" in finding.why
+    assert given([kind])[0].why == finding.why
+    with pytest.raises(InvalidSettings, match="unknown field 'concurency'"):
+        discover({kind: {"concurency": 3}})
+
+
 def test_settings_in_a_file_are_platforms(tmp_path):
     with ProviderServer() as server:
         (tmp_path / "orchestrai.toml").write_text(

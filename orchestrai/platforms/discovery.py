@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from orchestrai.errors import ModelMissing, NoPlatform, nearest
-from orchestrai.platforms.catalogue import Catalogue, Endpoint, Plan, shipped, with_settings
+from orchestrai.platforms.catalogue import Catalogue, Plan, shipped, with_settings
 from orchestrai.platforms.cli_state import CliState
 from orchestrai.platforms.configured import Configured, from_table, is_kind, kinds, near
 from orchestrai.platforms.function import FunctionPlatform
@@ -124,13 +124,12 @@ def discover(settings: Mapping[str, Mapping[str, Any]], catalogue: Catalogue | N
     """
     catalogue = catalogue or shipped()
     known = [kind for kind in kinds(catalogue) if kind not in settings]
-    made = [from_table(name, table, catalogue) for name, table in settings.items()]
+    made = [_made(name, table, catalogue) for name, table in settings.items()]
     clients = [from_table(kind, {}, catalogue) for kind in _CLIENTS if kind in known]
     states = _states([*made, *clients])
-    findings = [_configured(one, "settings", states.get(one.name)) for one in made]
+    findings = [_finding(one, "settings", states) for one in made]
     findings += [_client(one, states.get(one.name), catalogue) for one in clients]
-    findings += [_api(kind, catalogue) for kind in _APIS if kind in known]
-    findings += [_endpoint(catalogue.endpoints[kind], catalogue) for kind in known if kind in catalogue.endpoints]
+    findings += [_keyed(kind, catalogue) for kind in (*_APIS, *catalogue.endpoints) if kind in known]
     return findings if "local" in settings else [*findings, _local()]
 
 
@@ -151,13 +150,8 @@ def given(
     """
     catalogue = catalogue or shipped()
     made = [_given(value, catalogue, settings) for value in platforms]
-    states = _states([one for one in made if isinstance(one, Configured)])
-    return [
-        _configured(one, "given", states.get(one.name))
-        if isinstance(one, Configured)
-        else Finding(one.name, one, "given")
-        for one in made
-    ]
+    states = _states(made)
+    return [_finding(one, "given", states) for one in made]
 
 
 def chosen(findings: Sequence[Finding]) -> tuple[list[Platform], dict[str, str], dict[str, str]]:
@@ -197,6 +191,27 @@ def _waits(finding: Finding) -> str:
 # --- each kind
 
 
+def _made(name: str, table: Mapping[str, Any], catalogue: Catalogue) -> Configured | Finding:
+    """Return the platform of a table; where it lacks a key that it does not bring itself, it is not found.
+
+    Raises:
+        InvalidSettings: The table names an unknown kind or field.
+    """
+    kind = str(table.get("kind", name))
+    if "api_key" in table or "base_url" in table or _variable(kind, catalogue) != "":
+        return from_table(name, table, catalogue)
+    from_table(name, {**table, "api_key": ""}, catalogue)  # a mistake in it is told all the same
+    return Finding(name, None, _without_key(kind, catalogue))
+
+
+def _finding(made: Configured | Platform | Finding, why: str, states: Mapping[str, CliState]) -> Finding:
+    if isinstance(made, Finding):
+        return made
+    return (
+        _configured(made, why, states.get(made.name)) if isinstance(made, Configured) else Finding(made.name, made, why)
+    )
+
+
 def _configured(made: Configured, why: str, state: CliState | None) -> Finding:
     if state is not None and not state.found:
         return Finding(made.name, None, state.why, state=state, plan=made.plan)
@@ -217,11 +232,11 @@ def _client(made: Configured, state: CliState | None, catalogue: Catalogue) -> F
     return replace(finding, why=gone.ended, automatic=False, plan=gone)
 
 
-def _api(kind: str, catalogue: Catalogue) -> Finding:
-    variables, missing = _APIS[kind]
-    variable = next((name for name in variables if os.environ.get(name)), None)
-    if variable is None:
-        return Finding(kind, None, missing)
+def _keyed(kind: str, catalogue: Catalogue) -> Finding:
+    """Return what was found of a platform that needs a key, and that nobody configured."""
+    variable = _variable(kind, catalogue)
+    if not variable:
+        return Finding(kind, None, _without_key(kind, catalogue))
     made = from_table(kind, {}, catalogue)
     why = f"{variable} is set"
     if made.plan is not None and _doubtful(made.plan, made.platform):
@@ -229,12 +244,19 @@ def _api(kind: str, catalogue: Catalogue) -> Finding:
     return _configured(made, why, None)
 
 
-def _endpoint(endpoint: Endpoint, catalogue: Catalogue) -> Finding:
-    if not os.environ.get(endpoint.key):
-        return Finding(
-            endpoint.id, None, f"{endpoint.key} is not set" + (f" ({endpoint.help})" if endpoint.help else "")
-        )
-    return _configured(from_table(endpoint.id, {}, catalogue), f"{endpoint.key} is set", None)
+def _variable(kind: str, catalogue: Catalogue) -> str | None:
+    """Return the variable that makes a platform found; empty where none does, None where it needs none."""
+    endpoint = catalogue.endpoints.get(kind)
+    variables = (endpoint.key,) if endpoint is not None else _APIS[kind][0] if kind in _APIS else None
+    return None if variables is None else next((name for name in variables if os.environ.get(name)), "")
+
+
+def _without_key(kind: str, catalogue: Catalogue) -> str:
+    """Return what to do where the key is missing."""
+    if kind in _APIS:
+        return _APIS[kind][1]
+    endpoint = catalogue.endpoints[kind]
+    return f"{endpoint.key} is not set" + (f" ({endpoint.help})" if endpoint.help else "")
 
 
 def _local() -> Finding:
@@ -248,11 +270,13 @@ def _local() -> Finding:
     return Finding("local", model, "the embedded demo model; answers only when named or alone", automatic=False)
 
 
-def _given(value: Any, catalogue: Catalogue, settings: Mapping[str, Mapping[str, Any]]) -> Platform | Configured:
+def _given(
+    value: Any, catalogue: Catalogue, settings: Mapping[str, Mapping[str, Any]]
+) -> Platform | Configured | Finding:
     if isinstance(value, str):
         if value not in settings and not is_kind(value, catalogue):
             raise NoPlatform(f"unknown platform {value!r}.{nearest(value, settings) or near(value, catalogue)}")
-        return from_table(value, settings.get(value, {}), catalogue)
+        return _made(value, settings.get(value, {}), catalogue)
     if isinstance(value, Platform):
         return value
     if inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(getattr(value, "__call__", None)):  # noqa: B004 - the bound method is what is asked about
@@ -283,7 +307,7 @@ def _barred(finding: Finding) -> Finding:
 _known_states: dict[tuple[object, ...], CliState] = {}  # of clients that can answer; what is missing is looked for anew
 
 
-def _states(made: Sequence[Configured]) -> dict[str, CliState]:
+def _states(made: Sequence[Configured | Platform | Finding]) -> dict[str, CliState]:
     """Return what the command-line clients among these told, asked all at once; name → state.
 
     A client that does not tell in time is not among them; what it tells later serves the next who asks.
@@ -291,7 +315,7 @@ def _states(made: Sequence[Configured]) -> dict[str, CliState]:
     states: dict[str, CliState] = {}
     asked: list[threading.Thread] = []
     for one in made:
-        if one.probe is None:
+        if not isinstance(one, Configured) or one.probe is None:
             continue
         key = (one.probe, _hashed(one.asks), _surroundings())
         if key in _known_states:
