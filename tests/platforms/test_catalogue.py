@@ -233,3 +233,31 @@ FIXED = {"unit": "requests", "limit": 1, "per": "day", "reset": "fixed", "time_z
 def test_a_mistake_names_its_place_and_the_nearest(overrides, words):
     with pytest.raises(InvalidSettings, match=words):
         with_settings(overrides)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.dates(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=5,
+)
+FIELDS = st.sampled_from(
+    ["platform", "tier", "title", "data_use", "valid_until", "ended", "windows", "model", "models", "context_tokens"]
+)
+NAMES = st.sampled_from(["gemini_cli.personal", "groq", "openai", "gpt-6-luna*", "new"])
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["defaults", "plans", "endpoints", "models"]),
+        st.dictionaries(NAMES, st.dictionaries(FIELDS, VALUES, max_size=3) | VALUES, max_size=2) | VALUES,
+        max_size=2,
+    )
+)
+def test_settings_give_a_catalogue_or_an_error_that_says_where(overrides):
+    try:
+        catalogue = with_settings(overrides)
+    except InvalidSettings as refused:
+        said = str(refused)
+    else:
+        said = "catalogue: read" if set(shipped().plans) <= set(catalogue.plans) else "records were lost"
+    assert said.startswith("catalogue")
