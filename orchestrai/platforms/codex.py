@@ -260,9 +260,11 @@ class Codex:
                 self._own_home = codex_home.made_home(login, models)
                 weakref.finalize(self, shutil.rmtree, self._own_home, ignore_errors=True)
             home = self._own_home
-        own = login.exists() or "model_provider" in self._config
-        # A login in the system's keyring is kept under the name of its home, so that it needs that home.
-        env = process.environment(values={"CODEX_HOME": str(home if own else self._home), **self._environment})
+        inside = {"CODEX_HOME": str(home), "HOME": str(home)}  # `$name` in a prompt reads skills in HOME, too
+        if not login.exists() and "model_provider" not in self._config:
+            # The login is in the system's keyring, under the name of the person's home.
+            inside = {"CODEX_HOME": str(self._home)}
+        env = process.environment(values={**inside, **self._environment})
         return _Installed(binary, switches, home / codex_home.CATALOGUE, env)
 
     def _checked(self) -> str:

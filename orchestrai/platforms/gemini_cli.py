@@ -192,10 +192,10 @@ class GeminiCLI:
 
     async def close(self) -> None:
         """End every process; a second call does nothing. The next request would start a new one."""
-        idle, self._idle = list(self._idle), deque()
-        await asyncio.gather(*(agent.close() for agent in idle), *self._ending, return_exceptions=True)
-        for agent in list(self._models):  # those that are at work: their requests fail
+        idle, self._idle = tuple(self._idle), deque()
+        for agent in self._models:  # those that are at work, too: their requests fail
             agent.child.kill()
+        await asyncio.gather(*(self._ended(agent) for agent in idle), *self._ending, return_exceptions=True)
 
     # One answer.
 

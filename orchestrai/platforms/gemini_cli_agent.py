@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 MOST_PROMPTS: Final = 200  # it keeps every session in memory, so that it is replaced now and then
 _NO_METHOD: Final = {"code": -32601, "message": "not offered"}
 _ASKS_FOR_LOGIN: Final = b"to authorize the application"
-_TOO_OLD: Final = "nknown argument"
 
 
 class NoPersistentMode(Exception):
@@ -55,10 +54,8 @@ class Agent:
         agent = cls(child, home)
         try:
             await agent._call("initialize", protocolVersion=1, clientCapabilities={})
-        except BaseException as error:
+        except BaseException:
             await child.close()
-            if isinstance(error, PlatformError) and _TOO_OLD in child.stderr.decode("utf-8", "replace"):
-                raise NoPersistentMode from None
             raise
         return agent
 
@@ -125,7 +122,9 @@ class Agent:
                 if "error" in told:
                     raise self._refusal(wire.mapping(told["error"]), pieces)
                 return wire.mapping(told.get("result"))
-        await self.child.exit()  # until then its stderr may not be read to the end
+        code = await self.child.exit()
+        if number == 1 and code == 1:  # it refused its arguments before it was greeted
+            raise NoPersistentMode
         words = output.last_line(self.child.stderr) or "it ended without an answer."
         raise output.failure(words, None, Reply("".join(pieces)) if pieces else None, self.child.stderr)
 

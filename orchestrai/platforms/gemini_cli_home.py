@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import tempfile
+import weakref
 from pathlib import Path
 from typing import Any, Final
 
@@ -59,6 +60,7 @@ class Home:
             person: The home in which the person is logged in.
         """
         self.path = Path(tempfile.mkdtemp(prefix="orchestrai-gemini-"))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)  # also where nobody closes anything
         self.work = self.path / "empty"
         self.system = self.path / "system.md"
         own = self.path / ".gemini"
@@ -75,6 +77,7 @@ class Home:
         """Return the variables that keep a process inside."""
         return {
             "GEMINI_CLI_HOME": str(self.path),
+            "HOME": str(self.path),
             "GEMINI_CLI_NO_RELAUNCH": "1",  # else it starts itself once more and leaves a process behind
             "GEMINI_SYSTEM_MD": str(self.system),
             "TMPDIR": str(self.path / "tmp"),

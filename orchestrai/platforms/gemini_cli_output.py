@@ -8,6 +8,7 @@ an end, and hides a cut answer: over ACP that is an `end_turn` without usage, in
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ import orjson
 
 from orchestrai.errors import PlatformError, PlatformErrorKind
 from orchestrai.platforms import wire
-from orchestrai.platforms.protocol import Reply
+from orchestrai.platforms.protocol import QuotaReading, Reply
 from orchestrai.result import NO_USAGE, Usage
 
 INSTEAD: Final = (
@@ -24,8 +25,9 @@ INSTEAD: Final = (
     "or Enterprise licence still works: env={'GOOGLE_CLOUD_PROJECT': …}."
 )
 _INELIGIBLE: Final = re.compile(r"IneligibleTier|UNSUPPORTED_CLIENT|Antigravity", re.IGNORECASE)
-_RETRY_AFTER: Final = re.compile(r"(?:retry (?:after|in)) (\d+(?:\.\d+)?(?:ms|s|m|h))", re.IGNORECASE)
-_WINDOW: Final = re.compile(r"daily quota|per ?day|exhausted your capacity|quota will reset", re.IGNORECASE)
+_RETRY_AFTER: Final = re.compile(r"(?:retry|reset) (?:after|in) ((?:\d+(?:\.\d+)?(?:ms|s|m|h))+)", re.IGNORECASE)
+_WINDOW: Final = re.compile(r"daily quota|quota will reset|limit: 0\b", re.IGNORECASE)
+_OVERLOADED: Final = re.compile(r"capacity|overloaded", re.IGNORECASE)
 _KEY: Final = re.compile(
     r"API_KEY_INVALID|API key (not valid|expired|not found)|authenticat|invalid_grant|not logged in|login required"
     r"|UNAUTHENTICATED|authorization is required|Invalid auth method|must specify the GEMINI_API_KEY",
@@ -200,7 +202,16 @@ def failure(message: str, status: int | None, reply: Reply | None = None, stderr
         http_status=status if status is not None and 100 <= status < 600 else None,
         may_be_billed=kind in ("reply", "timeout") or reply is not None or _CUT.search(message) is not None,
         reply=reply,
+        quota=_used_up(wait[1] if wait else None) if kind == "window" else (),
     )
+
+
+def _used_up(wait: str | None) -> tuple[QuotaReading, ...]:
+    """Return the reading of a quota that is used up; Gemini CLI names it without its size."""
+    now = int(time.time() * 1_000_000)
+    seconds = wire.duration_s(wait.lower()) if wait else None
+    resets = None if seconds is None else now + int(seconds * 1_000_000)
+    return (QuotaReading("quota", 100.0, resets, "gemini error text", now),)
 
 
 def last_line(stderr: bytes) -> str:
@@ -220,6 +231,8 @@ def _kind(message: str, status: int | None) -> PlatformErrorKind:
         return "window"
     if _KEY.search(message):
         return "key"
+    if status in (429, 503) and _OVERLOADED.search(message):
+        return "overloaded"
     if status == 402 or (status in (400, 403, 429) and _BALANCE.search(message)):
         return "balance"
     if status is not None and 300 <= status < 600 and status not in _INTERNAL:

@@ -150,6 +150,9 @@ def test_only_the_end_of_a_turn_is_an_answer(stopped, kind):
     [
         (429, "You have exhausted your daily quota on this model.", "window", None),
         (429, "You exceeded your current quota\nSuggested retry after 17s.", "rate", 17.0),
+        (429, "You have exhausted your capacity on this model. Your quota will reset after 1h2m3s.", "window", 3_723.0),
+        (429, "You exceeded your current quota, limit: 0, model: gemini-2.5-pro", "window", None),
+        (429, "No capacity available for model gemini-2.5-pro on the server", "overloaded", None),
         (429, "plain quota", "rate", None),
         (429, "Rate limit exceeded. Try again later.", "rate", None),
         (429, "Your prepayment credits are depleted.", "balance", None),
@@ -175,6 +178,7 @@ def test_each_failure_has_its_kind(status, message, kind, wait_s):
     error = failure(message, status)
     assert (error.kind, error.retry_after_s) == (kind, wait_s)
     assert error.may_be_billed is (kind == "reply")
+    assert [reading.used_percent for reading in error.quota] == ([100] if kind == "window" else [])
     assert "{" not in str(error)
 
 

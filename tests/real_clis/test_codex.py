@@ -147,6 +147,18 @@ def ours():
     return [row for row in rows if row[1] == str(os.getpid()) and row[3].startswith("codex") and "Z" not in row[2]]
 
 
+def started_in(folder):
+    """The processes that hold this folder in their environment, whoever their parent is by now."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if str(folder).encode() in (process / "environ").read_bytes() and int(process.name) != os.getpid():
+                found.append((process / "cmdline").read_bytes())
+        except OSError:  # it ended
+            continue
+    return found
+
+
 @pytest.fixture(autouse=True)
 def _nothing_is_left_behind(tmp_path, monkeypatch):
     folder = tmp_path / "temporary"
@@ -154,7 +166,10 @@ def _nothing_is_left_behind(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(folder))
     monkeypatch.setattr(tempfile, "tempdir", None)  # read anew
     yield
-    assert not ours()
+    end = time.monotonic() + 10.0
+    while left := started_in(folder):
+        assert time.monotonic() < end, f"left behind: {left}"
+        time.sleep(0.02)
     assert not list(folder.glob("orchestrai-*")), "prompts would be left on the disk"
 
 
@@ -417,5 +432,56 @@ def test_the_persons_own_settings_of_codex_play_no_part():
             'model_instructions_file = "/nowhere"\n[mcp_servers.x]\ncommand = "false"\n'
         )
         Path(platform._home, "AGENTS.md").write_text("PERSONAL INSTRUCTIONS")
-        asyncio.run(platform.send(request(platform)))
-    assert b"PERSONAL INSTRUCTIONS" not in server.requests[0].body
+        for folder in (Path(platform._home, "skills"), Path.home() / ".agents" / "skills", Path.home() / ".codex"):
+            skill = folder / "mine" / "SKILL.md"
+            skill.parent.mkdir(parents=True)
+            skill.write_text("---\nname: mine\ndescription: PERSONAL SKILL\n---\nPERSONAL INSTRUCTIONS\n")
+        asyncio.run(platform.send(request(platform, "$mine, please.")))
+    assert server.prompts == ["$mine, please."]
+    assert b"PERSONAL" not in server.requests[0].body
+
+
+def test_extra_fields_are_settings_of_codex():
+    with ProviderServer() as server, codex(server) as platform:
+        asyncio.run(platform.send(request(platform, extra={"model_verbosity": "high"})))
+    assert server.requests[0].json["text"]["verbosity"] == "high"
+
+
+def test_without_settings_a_plan_is_asked_where_it_belongs_and_once():
+    """Codex itself would ask 30 times, and look up three further hosts."""
+    with Proxy() as proxy, ProviderServer() as server, on_a_plan(server) as (logged_in, _):
+        platform = Codex(home=logged_in._home, env={"HTTPS_PROXY": proxy.url})
+        with pytest.raises(PlatformError) as caught:
+            asyncio.run(platform.send(request(platform)))
+        asyncio.run(platform.close())
+    assert caught.value.kind == "connection"
+    assert set(proxy.hosts) == {"chatgpt.com:443"}
+    assert len(proxy.hosts) < 20, "51 with its own retries"
+
+
+class Proxy(ThreadingHTTPServer):
+    """A proxy that lets nothing through and keeps the names of the hosts."""
+
+    def __init__(self):
+        self.hosts = []
+        super().__init__(("127.0.0.1", 0), _ProxyHandler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+    def __enter__(self):
+        self.thread = threading.Thread(target=self.serve_forever, args=(0.01,))
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.shutdown()
+        self.thread.join()
+        self.server_close()
+
+
+class _ProxyHandler(BaseHTTPRequestHandler):
+    def do_CONNECT(self):
+        self.server.hosts.append(self.path)
+        self.send_error(503)
+
+    def log_message(self, *_):
+        pass
