@@ -14,10 +14,10 @@ import hashlib
 import math
 import os
 import re
-from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, get_args
@@ -119,6 +119,8 @@ class ClaudeCode:
             if value not in known:
                 words = f"{name}: {field} knows no {value!r}.{nearest(str(value), map(str, known))}"
                 raise InvalidSettings(words)
+        if not all(isinstance(text, str) for pair in (env or {}).items() for text in pair):
+            raise InvalidSettings(f"{name}: env holds names and values that are both text.")
         self.name = name
         self.model = model or default_model("claude_code")
         self.data_use = data_use
@@ -131,8 +133,9 @@ class ClaudeCode:
         self._idle_s = idle_s
         self._quota: tuple[float, tuple[QuotaReading, ...]] | None = None
         self._checked: str | None = None
-        self._idle: dict[bytes, deque[Session]] = {}
+        self._idle: list[tuple[bytes, Session]] = []  # the longest waiting first
         self._busy: set[Session] = set()
+        self._asked = 0  # requests under way, those whose process is still starting included
         self._ending: set[asyncio.Task[None]] = set()
 
     def __repr__(self) -> str:
@@ -177,22 +180,16 @@ class ClaudeCode:
         """Processes at once: what was told, else what the free memory holds."""
         if self._concurrency is not None:
             return self._concurrency
-        running = len(self._busy) + sum(map(len, self._idle.values()))
         free = process.free_memory()
-        return process.places(None if free is None else free + running * _EACH, _EACH, _MOST)
+        taken = (len(self._busy) + len(self._idle)) * _EACH
+        return process.places(None if free is None else free + taken, _EACH, _MOST)
 
     @property
     def account(self) -> str | None:
         """The first 8 hex digits of the SHA-256 of what tells the account: the token, else its id, else its folder."""
         env = _environment(self._env)
-        told = env.get("CLAUDE_CODE_OAUTH_TOKEN")
-        if not told:
-            home = Path(env.get("CLAUDE_CONFIG_DIR") or env.get("HOME") or "~").expanduser()
-            try:
-                settings = wire.mapping(wire.document((home / ".claude.json").read_bytes()))
-            except (OSError, ValueError):
-                settings = {}
-            told = str(wire.mapping(settings.get("oauthAccount")).get("accountUuid") or home)
+        home = Path(env.get("CLAUDE_CONFIG_DIR") or env.get("HOME") or "~").expanduser()
+        told = env.get("CLAUDE_CODE_OAUTH_TOKEN") or _account_id(home / ".claude.json") or str(home)
         return hashlib.sha256(told.encode()).hexdigest()[:8]
 
     def serves(self, model: str) -> bool:
@@ -244,41 +241,29 @@ class ClaudeCode:
         Raises:
             PlatformError: The client is not installed or not logged in, or did not tell them in time.
         """
-        loop = asyncio.get_running_loop()
-        if self._quota is None or loop.time() - self._quota[0] > _QUOTA_EVERY_S:
+        now = asyncio.get_running_loop().time()
+        if self._quota is None or now - self._quota[0] > _QUOTA_EVERY_S:
             request = Request((), self.model)
-            kind = self._kind(request)
-            session = await self._session(kind, request)
-            kept = False
-            try:
-                self._quota = (loop.time(), await session.quota())
-                kept = self._persistent
-            finally:
-                if kept:
-                    self._keep(kind.key, session)
-                else:
-                    await session.close()
+            async with self._session(request) as lent:
+                self._quota = (now, await lent.session.quota())
+                lent.again = True
         return self._quota[1]
 
     async def close(self) -> None:
         """End every process; a second call does nothing. The next request would start a new one."""
-        idle = [session for sessions in self._idle.values() for session in sessions]
-        self._idle.clear()
+        idle, self._idle = self._idle, []
         for session in self._busy:
             session.child.kill()
-        await asyncio.gather(*(session.close() for session in idle), *self._ending, return_exceptions=True)
+        await asyncio.gather(*(session.close() for _, session in idle), *self._ending, return_exceptions=True)
 
     async def _answer(self, request: Request) -> AsyncGenerator[str | Reply, None]:
         """Yield the pieces of an answer as the client tells them, then the Reply."""
         prompt = await transcript.prompt(request)
         if request.extra:
             raise PlatformError("request", f"Claude Code takes no further fields (extra: {', '.join(request.extra)}).")
-        kind = self._kind(request)
-        session = await self._session(kind, request)
-        self._busy.add(session)
-        kept = False
-        turn = session.begin(prompt, request.timeout_s)
-        try:
+        async with self._session(request) as lent:
+            session = lent.session
+            turn = session.begin(prompt, request.timeout_s)
             try:
                 while not turn.ended:
                     piece = await session.piece(turn)
@@ -287,28 +272,51 @@ class ClaudeCode:
                 reply = turn.reply()
             except PlatformError as error:
                 raise turn.failed(error) from None
-            kept = self._persistent and session.prompts < _MOST_PROMPTS and await session.rewind(turn)
-        finally:
-            self._busy.discard(session)
-            if kept:
-                self._keep(kind.key, session)
-            else:
+            finally:
                 if turn.ended and not turn.whole:
                     session.child.kill()  # at once: it is about to ask again
-                await session.close()
+            lent.again = session.prompts < _MOST_PROMPTS and await session.rewind(turn)
         yield reply
 
-    async def _session(self, kind: _Kind, request: Request) -> Session:
-        """Return a process that is ready for prompts of this kind: one that waits, or a new one."""
-        waiting = self._idle.get(kind.key, ())
-        while waiting:
-            session = waiting.pop()
-            if session.idle_timer is not None:
-                session.idle_timer.cancel()
-            if session.child.usable:
-                return session
-            session.child.kill()  # of a loop that is gone, or ended while it waited
-        await self._make_room()
+    # Its processes.
+
+    @asynccontextmanager
+    async def _session(self, request: Request) -> AsyncIterator[_Lent]:
+        """Lend a process that is ready for this request: one that waits, or a new one.
+
+        It is ended when the block is left, unless the block has set `again`.
+        """
+        kind = self._kind(request)
+        self._asked += 1
+        try:
+            lent = _Lent(self._waiting(kind.key) or await self._started(kind, request))
+            self._busy.add(lent.session)
+            try:
+                yield lent
+            finally:
+                self._busy.discard(lent.session)
+                if lent.again and self._persistent:
+                    self._keep(kind.key, lent.session)
+                else:
+                    await lent.session.close()
+        finally:
+            self._asked -= 1
+
+    def _waiting(self, key: bytes) -> Session | None:
+        """Return a process that waits for prompts of this kind, the last one that was used; None without one."""
+        for place in range(len(self._idle) - 1, -1, -1):
+            if self._idle[place][0] == key:
+                _, session = self._idle.pop(place)
+                if session.child.usable:
+                    session.wait_no_more()
+                    return session
+                session.child.kill()  # of a loop that is gone, or it ended while it waited
+        return None
+
+    async def _started(self, kind: _Kind, request: Request) -> Session:
+        """Return a new process; one of another kind that waits makes room for it."""
+        while self._idle and self._asked + len(self._idle) > self.concurrency:
+            await self._idle.pop(0)[1].close()
         binary = self._checked
         if binary is None:
             binary = await asyncio.to_thread(self._check)
@@ -321,24 +329,13 @@ class ClaudeCode:
             timeout_s=request.timeout_s,
         )
 
-    async def _make_room(self) -> None:
-        """End a waiting process of another kind where there are as many processes as there may be."""
-        while self._idle and len(self._busy) + sum(map(len, self._idle.values())) >= self.concurrency:
-            key = next(iter(self._idle))
-            session = self._idle[key].popleft()
-            if not self._idle[key]:
-                del self._idle[key]
-            await session.close()
-
     def _keep(self, key: bytes, session: Session) -> None:
         """Let a process wait for another prompt, for a while."""
-        self._idle.setdefault(key, deque()).append(session)
-        session.idle_timer = asyncio.get_running_loop().call_later(self._idle_s, self._retire, key, session)
+        self._idle.append((key, session))
+        session.wait(self._idle_s, self._retire)
 
-    def _retire(self, key: bytes, session: Session) -> None:
-        self._idle[key].remove(session)
-        if not self._idle[key]:
-            del self._idle[key]
+    def _retire(self, session: Session) -> None:
+        self._idle = [(key, other) for key, other in self._idle if other is not session]
         ending = asyncio.get_running_loop().create_task(session.close())
         self._ending.add(ending)
         ending.add_done_callback(self._ending.discard)
@@ -384,6 +381,14 @@ class ClaudeCode:
         return path
 
 
+@dataclass(slots=True)
+class _Lent:
+    """A process for one request; `again` says that it can take another."""
+
+    session: Session
+    again: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class _Kind:
     """What a process is started with; processes of one key answer the same requests."""
@@ -403,3 +408,20 @@ def _find(binary: str | Path | None) -> str | None:
         return process.find_binary(str(binary or "claude"))
     path = Path(binary).expanduser().absolute()
     return str(path) if os.access(path, os.X_OK) and path.is_file() else None
+
+
+def _account_id(file: Path) -> str | None:
+    """Return the id of the account that the client is logged in to; None where it does not tell."""
+    try:
+        return _told_account(file, file.stat().st_mtime_ns)
+    except OSError:
+        return None
+
+
+@lru_cache(maxsize=8)
+def _told_account(file: Path, _changed_at: int) -> str | None:
+    try:
+        told = wire.mapping(wire.document(file.read_bytes()))
+    except ValueError:
+        return None
+    return wire.word(wire.mapping(told.get("oauthAccount")).get("accountUuid"))

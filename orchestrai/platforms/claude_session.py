@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -59,7 +59,7 @@ class Session:
     def __init__(self, child: Child, *, constrained: bool) -> None:
         self.child = child
         self.prompts = 0
-        self.idle_timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._constrained = constrained
         self._spent_usd = 0.0
         self._asked = ""
@@ -160,9 +160,18 @@ class Session:
 
     async def close(self) -> None:
         """End the process: TERM, 2 s, KILL."""
-        if self.idle_timer is not None:
-            self.idle_timer.cancel()
+        self.wait_no_more()
         await self.child.close()
+
+    def wait(self, seconds: float, then: Callable[[Session], None]) -> None:
+        """Have `then` called with this process in so many seconds, unless `wait_no_more` is called first."""
+        self._timer = asyncio.get_running_loop().call_later(seconds, then, self)
+
+    def wait_no_more(self) -> None:
+        """Take `wait` back."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _say(self, message: Mapping[str, Any]) -> None:
         self.child.write(orjson.dumps(message, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLINE))

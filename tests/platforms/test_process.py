@@ -461,6 +461,36 @@ def test_children_end_when_their_parent_dies(end):
         parent.stdout.close()
 
 
+def test_a_forked_process_does_not_end_the_children_of_its_parent():
+    script = """
+        import asyncio, os
+        from orchestrai.platforms import process
+        async def main():
+            child = await process.start("/bin/cat", env={})
+            forked = os.fork()
+            if forked == 0:
+                child.kill()
+                try:
+                    child.close().send(None)  # by hand: the loop is the parent's
+                except StopIteration:
+                    os._exit(0)
+                os._exit(1)
+            assert os.waitpid(forked, 0)[1] == 0
+            child.write(b"still here\\n")
+            print((await child.line()).decode())
+            await child.close()
+        asyncio.run(main())
+    """
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (ended.stdout, ended.stderr, ended.returncode) == ("still here\n", "", 0)
+
+
 def test_the_guard_is_replaced_when_somebody_kills_it():
     async def replaced():
         async with process.run("/bin/sleep", ["99"], env=ENV) as first:

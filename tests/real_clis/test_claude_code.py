@@ -224,13 +224,13 @@ def test_processes_are_kept_by_kind_and_all_end_with_the_platform(client):
 
 def test_a_waiting_process_makes_room_for_one_of_another_kind(client):
     async def of_two_kinds(platform):
-        for system in ("one", "two", "one"):
+        for system in ("one", "two", "two", "one"):
             await platform.send(request(platform, system=system))
             assert len(running(client)) == 1
 
     with ProviderServer() as server:
         run(claude(server, concurrency=1), of_two_kinds)
-        assert [received.json["system"][-1]["text"] for received in server.requests] == ["one", "two", "one"]
+        assert [received.json["system"][-1]["text"] for received in server.requests] == ["one", "two", "two", "one"]
 
 
 def test_a_process_without_work_ends_after_a_while(client):
@@ -632,7 +632,13 @@ def test_a_client_that_cannot_answer_says_why_and_what_helps(monkeypatch, tmp_pa
 
 
 def test_settings_that_mean_nothing_are_refused():
-    for fields in ({"concurrency": 0}, {"effort": "hihg"}, {"data_use": "maybe"}, {"limits": {"rmp": 1}}):
+    for fields in (
+        {"concurrency": 0},
+        {"env": {"A": 1}},
+        {"effort": "hihg"},
+        {"data_use": "maybe"},
+        {"limits": {"rmp": 1}},
+    ):
         with pytest.raises(InvalidSettings):
             ClaudeCode(**fields)
     assert ClaudeCode(concurrency=3).concurrency == 3
