@@ -24,6 +24,7 @@ _RESET: Final = re.compile(
     r"try again at (?:(?P<month>[A-Z][a-z]{2}) (?P<day>\d{1,2})(?:st|nd|rd|th), (?P<year>\d{4}) )?"
     r"(?P<hour>\d{1,2}):(?P<minute>\d{2}) (?P<half>AM|PM)"
 )
+_LONGEST_WINDOW: Final = timedelta(days=366)  # no window of any plan is longer
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _TRY_AGAIN_IN: Final = re.compile(r"try again in (\d+(?:\.\d+)?) ?(ms|s|seconds?|m|minutes?)\b")
 _WORDS: Final[tuple[tuple[PlatformErrorKind, str], ...]] = (  # the first that is found in the message tells the kind
@@ -187,9 +188,10 @@ def resets_at(message: str, now: datetime) -> datetime | None:
         if found["month"] is not None:
             day = now.replace(year=int(found["year"]), month=_MONTHS.index(found["month"]) + 1, day=int(found["day"]))
         at = day.replace(hour=hour, minute=int(found["minute"]), second=0, microsecond=0) + timedelta(minutes=1)
-    except ValueError:  # no such month, day, hour or minute
+        at += timedelta(days=1) if at < now and found["month"] is None else timedelta()
+    except (ValueError, OverflowError):  # no such month, day, hour or minute
         return None
-    return at + timedelta(days=1) if at < now and found["month"] is None else at
+    return at if at < now + _LONGEST_WINDOW else None
 
 
 def features(listed: bytes) -> frozenset[str]:

@@ -17,6 +17,7 @@ from orchestrai.platforms.protocol import QuotaReading
 
 EVERY_S: Final = 300.0  # seconds for which a reading is taken for the present one
 _TIMEOUT_S: Final = 20.0
+_MOST_PERCENT: Final = 1_000  # more is no share of a window
 _SOURCE: Final = "codex app-server"
 _MESSAGES: Final[tuple[Mapping[str, Any], ...]] = (
     {"id": 1, "method": "initialize", "params": {"clientInfo": {"name": "orchestrai", "version": "1"}}},
@@ -76,7 +77,8 @@ def readings(result: Any, now: int) -> tuple[QuotaReading, ...]:
     for name in ("primary", "secondary"):
         window = wire.mapping(limits.get(name))
         used, resets = window.get("usedPercent"), wire.tokens(window.get("resetsAt"))
-        percent = float(used) if isinstance(used, int | float) and not isinstance(used, bool) else None
+        is_percent = isinstance(used, int | float) and not isinstance(used, bool) and 0 <= used <= _MOST_PERCENT
+        percent = float(used) if is_percent and used is not None else None
         if percent is not None or resets is not None:
             found.append(QuotaReading(name, percent, None if resets is None else resets * 1_000_000, _SOURCE, now))
     return tuple(found)

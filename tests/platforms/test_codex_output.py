@@ -1,16 +1,17 @@
 """What codex-cli 0.169.0 printed, word for word, and what it is read as."""
 
-import contextlib
 import json
+import random
 from datetime import UTC, datetime, timedelta, timezone
 
+import orjson
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from mutations import COUNT, SEED, STRANGE, changed, damaged_json, text_of
 
-from orchestrai.errors import PlatformError
+from orchestrai.errors import ERROR_CLASSES, PlatformError
 from orchestrai.platforms import codex_quota
 from orchestrai.platforms.codex_output import Turn, failure, features, resets_at, usage, without_tools
+from orchestrai.platforms.protocol import Reply
 from orchestrai.result import NO_USAGE, Usage
 
 NOW = datetime(2026, 11, 22, 11, 30, 20, tzinfo=timezone(timedelta(hours=1)))
@@ -145,7 +146,9 @@ def test_a_reset_is_told_in_local_time_to_the_minute(words, expected):
     assert error.quota[0].resets_at == int(expected.timestamp() * 1e6)
 
 
-@pytest.mark.parametrize("words", ["later.", "13:99 PM.", "Foo 1st, 2026 1:00 AM.", "Feb 31st, 2026 1:00 AM."])
+@pytest.mark.parametrize(
+    "words", ["later.", "13:99 PM.", "Foo 1st, 2026 1:00 AM.", "Dec 31st, 9999 11:59 PM.", "Feb 31st, 2026 1:00 AM."]
+)
 def test_a_reset_that_cannot_be_read_is_unknown(words):
     error = failure(LIMIT + words, NOW)
     assert error.kind == "window"
@@ -196,18 +199,57 @@ def test_the_windows_of_a_plan_are_read():
     assert (secondary.used_percent, secondary.resets_at, secondary.observed_at) == (41.5, None, now)
 
 
-@pytest.mark.parametrize("told", [None, {}, {"rateLimits": None}, {"rateLimits": {"primary": {"usedPercent": True}}}])
+@pytest.mark.parametrize(
+    "told",
+    [
+        None,
+        {},
+        {"rateLimits": None},
+        {"rateLimits": {"primary": {"usedPercent": True}}},
+        {"rateLimits": {"primary": {"usedPercent": 10**400}}},
+    ],
+)
 def test_windows_that_are_not_told_are_unknown(told):
     assert codex_quota.readings(told, 0) == ()
 
 
-@given(st.lists(st.sampled_from([THREAD, STARTED, RETRY, MESSAGE, COMPLETED, WARNING]), max_size=6), st.data())
-def test_damaged_lines_end_in_a_reply_or_a_typed_error(lines, data):
+def damaged(lines, rng):
+    """Return lines with up to four things wrong in them."""
+    lines = [json.loads(line) for line in lines]
+    for _ in range(rng.randrange(5)):
+        at = rng.randrange(len(lines)) if lines else 0
+        kind = rng.randrange(5)
+        if kind == 0 and lines:
+            del lines[at]
+        elif kind == 1:
+            lines.insert(at, rng.choice(STRANGE))
+        elif lines and isinstance(lines[at], dict):
+            lines[at] = damaged_json(lines[at], rng) if kind == 2 else changed(lines[at], rng)
+    return [line if isinstance(line, bytes) else text_of(line, rng) for line in lines]
+
+
+def outcome(lines):
     read = Turn(NOW)
     for line in lines:
-        damaged = bytearray(line.encode())
-        for _ in range(data.draw(st.integers(0, 3))):
-            damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
-        read.take(bytes(damaged))
-    with contextlib.suppress(PlatformError):
-        assert read.reply(0).text
+        read.take(line)
+    try:
+        return read.reply(0)
+    except PlatformError as error:
+        return error
+
+
+def test_no_output_can_crash_us():
+    replies = 0
+    for number in range(COUNT):
+        rng = random.Random(f"{SEED}-codex-{number}")
+        used_up = [THREAD, STARTED, failed(LIMIT + "12:09 PM.")]
+        found = outcome(damaged(rng.choice([[THREAD, WARNING, STARTED, RETRY, MESSAGE, COMPLETED], used_up]), rng))
+        replies += isinstance(found, Reply)
+        if isinstance(found, PlatformError):
+            assert found.kind in ERROR_CLASSES
+            assert found.retry_after_s is None or 0 <= found.retry_after_s < 10**9
+            found = found.reply
+        if found is not None:  # all of it can be stored
+            told = (found.model, found.response_id, found.usage_raw, found.finish_reason)
+            orjson.dumps([found.text, *told, *(reading.window for reading in found.quota)])
+    assert replies > COUNT // 10

@@ -1,15 +1,17 @@
 """What gemini-cli 0.61.0 printed, word for word, and what it is read as."""
 
-import contextlib
 import json
+import random
 
+import orjson
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from mutations import COUNT, SEED, STRANGE, changed, damaged_json, text_of
 
-from orchestrai.errors import PlatformError
+from orchestrai.errors import ERROR_CLASSES, PlatformError
+from orchestrai.platforms import wire
 from orchestrai.platforms.gemini_cli import GeminiCLI
 from orchestrai.platforms.gemini_cli_output import StreamTurn, acp_reply, failure, last_line, recorded_usage
+from orchestrai.platforms.protocol import Reply
 from orchestrai.result import Usage
 
 INIT = '{"type":"init","timestamp":"2026-11-22T20:11:22.656Z","session_id":"029cc1c2","model":"gemini-2.5-flash"}'
@@ -211,29 +213,56 @@ def test_who_pays_and_who_trains_follows_the_login():
     assert (licensed.tier, licensed.data_use) == ("subscription", "none")
 
 
-@given(st.lists(st.sampled_from([INIT, ECHO, HELLO, THERE, CUT, SUCCESS, ERROR]), max_size=6), st.data())
-def test_damaged_lines_end_in_a_reply_or_a_typed_error(lines, data):
+def damaged(lines, rng):
+    """Return lines with up to four things wrong in them."""
+    lines = [json.loads(line) for line in lines]
+    for _ in range(rng.randrange(5)):
+        at = rng.randrange(len(lines)) if lines else 0
+        kind = rng.randrange(5)
+        if kind == 0 and lines:
+            del lines[at]
+        elif kind == 1:
+            lines.insert(at, rng.choice(STRANGE))
+        elif lines and isinstance(lines[at], dict):
+            lines[at] = damaged_json(lines[at], rng) if kind == 2 else changed(lines[at], rng)
+    return [line if isinstance(line, bytes) else text_of(line, rng) for line in lines]
+
+
+def outcome(lines):
     read = StreamTurn()
     for line in lines:
-        damaged = bytearray(line.encode())
-        for _ in range(data.draw(st.integers(0, 3))):
-            damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
-        read.take(bytes(damaged))
-    with contextlib.suppress(PlatformError):
-        assert read.reply(0, NOISE).text
+        read.take(line)
+    try:
+        return read.reply(0, NOISE)
+    except PlatformError as error:
+        return error
 
 
-@given(
-    st.recursive(
-        st.none() | st.integers() | st.text(max_size=5),
-        lambda v: (
-            st.lists(v)
-            | st.dictionaries(
-                st.sampled_from(["stopReason", "_meta", "quota", "token_count", "model_usage", "input_tokens"]), v
-            )
-        ),
-    )
-)
-def test_damaged_results_end_in_a_reply_or_a_typed_error(result):
-    with contextlib.suppress(PlatformError):
-        assert acp_reply(["x"], result, None).text
+def outcome_over_acp(lines):
+    try:
+        result = wire.document(lines[0]) if lines else None
+    except ValueError:
+        result = None
+    try:
+        return acp_reply(["x"], result, recorded_usage(b"\n".join(lines[1:])))
+    except PlatformError as error:
+        return error
+
+
+def test_no_output_can_crash_us():
+    replies = 0
+    for number in range(COUNT):
+        rng = random.Random(f"{SEED}-gemini-cli-{number}")
+        if rng.random() < 0.5:
+            found = outcome(damaged([INIT, ECHO, HELLO, THERE, SUCCESS], rng))
+        else:
+            found = outcome_over_acp(damaged([json.dumps(ANSWERED), *RECORD.decode().splitlines()], rng))
+        replies += isinstance(found, Reply)
+        if isinstance(found, PlatformError):
+            assert found.kind in ERROR_CLASSES
+            assert found.retry_after_s is None or 0 <= found.retry_after_s < 10**9
+            found = found.reply
+        if found is not None:  # all of it can be stored
+            told = (found.model, found.response_id, found.usage_raw, found.finish_reason)
+            orjson.dumps([found.text, *told, *(reading.window for reading in found.quota)])
+    assert replies > COUNT // 10
