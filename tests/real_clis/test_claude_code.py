@@ -383,7 +383,7 @@ def test_hostile_prompts_are_text_and_nothing_else(persistent, tmp_path):
         "\ufeff/clear",
         "ultrathink: x",
     ]
-    hostile += ["long " * 200_000] if persistent else []
+    hostile = [*hostile, "long " * 200_000] if persistent else hostile[::4]
     with ProviderServer() as server:
         replies = sent(claude(server, persistent=persistent), *hostile)
         prompts = [prompt_of(received) for received in server.requests]
