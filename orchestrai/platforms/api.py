@@ -199,10 +199,13 @@ class ApiPlatform(abc.ABC):
         """
         body = self._body(request, stream=False) if _is_text(request) else await self._body_with_files(request)
         url = self._form.url(request.model, stream=False)
-        response = await self._http.post(url, self._sealed_headers(), body)
-        if response.status != 200:
-            raise await self._refused(response, request.model, url)
-        return self._reply(response, url)
+        try:
+            response = await self._http.post(url, self._sealed_headers(), body)
+            if response.status != 200:
+                raise await self._refused(response, request.model, url)
+            return self._reply(response, url)
+        except (PlatformError, asyncio.CancelledError) as stop:
+            raise stop.with_traceback(None)  # noqa: B904  # the frames below hold the reply, which may quote the key
 
     async def stream(self, request: Request) -> AsyncIterator[str | Reply]:
         """Make one request and yield the pieces of the answer, then the complete Reply.
@@ -218,10 +221,13 @@ class ApiPlatform(abc.ABC):
             content_type = opened.headers.get("content-type", "").lower()
             if opened.status != 200 or not content_type.startswith("text/event-stream"):
                 # An error, or a server that cannot stream and answers whole.
-                response = Response(opened.status, opened.headers, await opened.read())
-                if response.status != 200:
-                    raise await self._refused(response, request.model, url)
-                reply = self._reply(response, url)
+                try:
+                    response = Response(opened.status, opened.headers, await opened.read())
+                    if response.status != 200:
+                        raise await self._refused(response, request.model, url)
+                    reply = self._reply(response, url)
+                except (PlatformError, asyncio.CancelledError) as stop:
+                    raise stop.with_traceback(None)  # noqa: B904  # as in `send`
                 if reply.text:
                     yield reply.text
                 yield reply
@@ -244,7 +250,9 @@ class ApiPlatform(abc.ABC):
                 reply = answer.whole()
             except PlatformError as error:
                 error.reply = answer.reply()
-                raise
+                raise error.with_traceback(None)  # noqa: B904  # as in `send`
+            except asyncio.CancelledError as stop:
+                raise stop.with_traceback(None)  # noqa: B904  # as in `send`
             yield reply
 
     async def close(self) -> None:
@@ -336,7 +344,7 @@ class ApiPlatform(abc.ABC):
     async def _refused(self, response: Response, model: str, url: URL) -> PlatformError:
         """Return the typed error of a reply whose status is not 200, with what a person can do about it."""
         if 300 <= response.status < 400:
-            return wire.redirected(response)
+            return wire.redirected(response, self._secrets)
         try:
             document = wire.document(response.body, response.headers)
         except ValueError:

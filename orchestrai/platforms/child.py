@@ -17,7 +17,7 @@ import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Final
 
@@ -34,13 +34,16 @@ _REAP_S: Final = 5.0  # seconds that a killed child may take to be gone
 class Child:
     """A running child; made by `process.run` and `process.start`, used on the loop that started it by one reader at a time."""
 
-    def __init__(self, popen: subprocess.Popen[bytes], folder: Path, largest: int) -> None:
+    def __init__(
+        self, popen: subprocess.Popen[bytes], folder: Path, largest: int, redacted: Callable[[bytes], bytes]
+    ) -> None:
         self.pid = popen.pid
-        self.stderr = b""
         self.input_whole = True
         self._popen = popen
         self._folder = folder
         self._largest = largest
+        self._redacted = redacted
+        self._errors = b""
         self._loop = asyncio.get_running_loop()
         self._signals = threading.Lock()
         self._code: int | None = None
@@ -64,6 +67,11 @@ class Child:
 
     def __repr__(self) -> str:
         return f"<Child {self.pid}, {'running' if self.running else f'ended with {self._code}'}>"
+
+    @property
+    def stderr(self) -> bytes:
+        """The end of its stderr, with `[key]` for every key that it was given."""
+        return self._redacted(self._errors)
 
     @property
     def running(self) -> bool:
@@ -199,7 +207,7 @@ class Child:
             message = f"the client printed more than {self._largest:,} bytes."
             self._fail(PlatformError("reply", message, may_be_billed=True))
         elif pipe == "stderr":
-            self.stderr = (self.stderr + data)[-_KEPT_ERRORS:]
+            self._errors = (self._errors + data)[-_KEPT_ERRORS:]
         elif not self._discard:
             self._lines += data
             # A line that has not ended yet is never waited with: its end is what the reader waits for.
@@ -221,7 +229,7 @@ class Child:
         self._changed.set()
 
     def _taken(self, end: int, next_line: int) -> bytes:
-        line = bytes(self._lines[:end])
+        line = self._redacted(bytes(self._lines[:end]))
         del self._lines[:next_line]
         self._looked = 0
         if len(self._lines) < _LOW or b"\n" not in self._lines:

@@ -84,6 +84,9 @@ class Event(NamedTuple):
     name: str
     data: bytes
 
+    def __repr__(self) -> str:  # as of a Response
+        return f"<Event {self.name!r}, {len(self.data)} bytes>"
+
 
 class EventStream:
     """A reply whose body is still on its way."""

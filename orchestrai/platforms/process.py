@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +53,8 @@ PASSED_ON: Final = (
 )
 """What a child needs to find itself, the person's login and the network; nothing that names a key or a model."""
 
+_NAMES_A_KEY: Final = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|AUTH|HEADERS", re.IGNORECASE)  # a variable that holds one
+_SHORTEST_KEY: Final = 8  # characters; shorter values of such variables are numbers of tokens
 _GIB: Final = 2**30
 
 
@@ -119,7 +121,7 @@ async def start(
         shutil.rmtree(folder, ignore_errors=True)
         why = error.strerror if isinstance(error, OSError) else str(error)
         raise PlatformError("connection", f"{binary} cannot be started: {why}.") from None
-    child = Child(popen, folder, largest)
+    child = Child(popen, folder, largest, _redactor(env))
     try:
         await child.connect(timeout_s)
     except BaseException:
@@ -148,6 +150,20 @@ def environment(names: Iterable[str] = (), values: Mapping[str, str] | None = No
     passed = Environment({name: os.environ[name] for name in (*PASSED_ON, *names) if name in os.environ})
     passed.update(values or {})
     return passed
+
+
+def _redactor(env: Mapping[str, str]) -> Callable[[bytes], bytes]:
+    """Return what takes the keys of an environment out of what is printed; a closure, so that nothing shows them."""
+    keys = [
+        os.fsencode(value) for name, value in env.items() if len(value) >= _SHORTEST_KEY and _NAMES_A_KEY.search(name)
+    ]
+
+    def redacted(text: bytes) -> bytes:
+        for key in keys:
+            text = text.replace(key, b"[key]")
+        return text
+
+    return redacted
 
 
 def find_binary(name: str) -> str | None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Final
+from urllib.parse import unquote
 
 import orjson
 
@@ -231,9 +232,10 @@ _KINDS: Final[dict[int, PlatformErrorKind]] = {
 _MAY_BE_BILLED: Final = frozenset({504, 524})  # a gateway gave up; what it waited for may have been answered
 
 
-def redirected(response: Response) -> PlatformError:
-    """Return the error of a 30x: the key is not carried to another address."""
-    target = response.headers.get("location", "").partition("?")[0]
+def redirected(response: Response, secrets: Secrets) -> PlatformError:
+    """Return the error of a 30x: the key is not carried to another address, and not told where that names it."""
+    told = redact(response.headers.get("location", ""), secrets())
+    target = redact(unquote(told), secrets()).partition("?")[0]  # a key may stand there as a part of an address does
     return PlatformError(
         "request",
         f"HTTP {response.status}: the address redirects to another address ({target[:100] or 'not named'}), which is "
