@@ -192,6 +192,15 @@ class Codex:
             raise PlatformError(
                 "request", f"the prompt has {len(prompt):,} characters, but Codex takes {LONGEST_PROMPT:,} at most."
             )
+        try:
+            turn = await self._turn(prompt, request, strict=strict)
+        except OSError as error:
+            raise PlatformError("connection", f"codex cannot be run: {error}") from None
+        reply = turn.reply()
+        reply.quota, self._untold = self._untold, ()
+        return reply
+
+    async def _turn(self, prompt: str, request: Request, *, strict: bool) -> codex_output.Turn:
         installed = await asyncio.to_thread(self._installed)
         with codex_home.folder() as folder:
             arguments = self._arguments(request, folder, installed, strict=strict)
@@ -205,13 +214,10 @@ class Codex:
                     turn.take(line)
                     if turn.over:
                         break
-                code = None
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_EXIT_S):
-                        code = await child.exit()
-                reply = turn.reply(code, child.stderr)
-        reply.quota, self._untold = self._untold, ()
-        return reply
+                        turn.ended(await child.exit(), child.stderr)
+        return turn
 
     async def stream(self, request: Request) -> AsyncIterator[str | Reply]:
         """Yield the answer as one piece, then the Reply: Codex prints it when it is whole.
@@ -255,13 +261,13 @@ class Codex:
         with self._looking:
             binary = self._checked()
             switches, models = codex_home.known_of(binary)
-            login = self._home / "auth.json"
             if self._own_home is None:
-                self._own_home = codex_home.made_home(login, models)
+                self._own_home = codex_home.made_home(models)
                 weakref.finalize(self, shutil.rmtree, self._own_home, ignore_errors=True)
             home = self._own_home
+            linked = codex_home.link_login(home, self._home)
         inside = {"CODEX_HOME": str(home), "HOME": str(home)}  # `$name` in a prompt reads skills in HOME, too
-        if not login.exists() and "model_provider" not in self._config:
+        if not linked and "model_provider" not in self._config:
             # The login is in the system's keyring, under the name of the person's home.
             inside = {"CODEX_HOME": str(self._home)}
         env = process.environment(values={**inside, **self._environment})

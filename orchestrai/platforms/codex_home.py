@@ -17,6 +17,7 @@ from orchestrai.platforms import codex_output, process
 
 INSTALL: Final = "npm install -g @openai/codex"
 LOGIN: Final = "codex login"
+LOGIN_FILE: Final = "auth.json"
 CATALOGUE: Final = "models-without-tools.json"
 
 _STATUS: Final = {b"chatgpt": "chatgpt", b"api key": "apikey"}
@@ -62,7 +63,7 @@ def binary_of(given: str | Path | None) -> str | None:
 def login_file(home: Path) -> Mapping[str, Any]:
     """Return what stands in `auth.json`; empty without one."""
     try:
-        given = orjson.loads((home / "auth.json").read_bytes())
+        given = orjson.loads((home / LOGIN_FILE).read_bytes())
     except (OSError, ValueError):
         return {}
     return given if isinstance(given, dict) else {}
@@ -107,10 +108,19 @@ def known_of(binary: str) -> tuple[tuple[str, ...], bytes]:
     return _known_binaries[key]
 
 
-def made_home(login: Path, models: bytes) -> Path:
-    """Return a new home that holds the catalogue of models, and the login as a link to where it is."""
+def made_home(models: bytes) -> Path:
+    """Return a new home that holds nothing but the catalogue of models."""
     home = Path(tempfile.mkdtemp(prefix="orchestrai-codex-"))
     (home / CATALOGUE).write_bytes(models)
-    if login.exists():
-        (home / "auth.json").symlink_to(login)
     return home
+
+
+def link_login(home: Path, person: Path) -> bool:
+    """Put the person's login into a home as a link, and return whether there is one that can be.
+
+    Codex writes a refreshed login through the link (seen), so that the person's own stays the newest.
+    """
+    login, link = person / LOGIN_FILE, home / LOGIN_FILE
+    if login.exists() and not link.is_symlink():
+        link.symlink_to(login)
+    return login.exists()

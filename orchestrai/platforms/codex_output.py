@@ -66,6 +66,8 @@ class Turn:
         self._usage: Any = None
         self._thread: str | None = None
         self._failure: str | None = None
+        self._code: int | None = None
+        self._stderr = b""
 
     def take(self, line: bytes) -> None:
         """Read one line of stdout; what is no event is passed over."""
@@ -87,12 +89,12 @@ class Turn:
             self._failure = str(wire.mapping(event.get("error")).get("message") or "the turn failed.")
             self.over = True
 
-    def reply(self, code: int | None = None, stderr: bytes = b"") -> Reply:
-        """Return the answer.
+    def ended(self, code: int, stderr: bytes) -> None:
+        """Note what the process ended with, and the end of its stderr."""
+        self._code, self._stderr = code, stderr
 
-        Args:
-            code: What the process ended with; None when it was not waited for.
-            stderr: The end of its stderr.
+    def reply(self) -> Reply:
+        """Return the answer.
 
         Raises:
             PlatformError: The turn failed, did not end, or answered nothing.
@@ -100,7 +102,7 @@ class Turn:
         if self._failure is not None:
             raise failure(self._failure, self._now, self._arrived())
         if not self.over:
-            raise _without_end(code, stderr, self._now, self._arrived())
+            raise _without_end(self._code, self._stderr, self._now, self._arrived())
         reply = self._arrived()
         if reply is None or not reply.text:
             raise PlatformError("reply", "Codex answered nothing.", may_be_billed=True, reply=reply)

@@ -200,6 +200,14 @@ class GeminiCLI:
     # One answer.
 
     async def _answer(self, request: Request) -> AsyncGenerator[str | Reply, None]:
+        try:
+            async with aclosing(self._told(request)) as items:
+                async for item in items:
+                    yield item
+        except OSError as error:  # no space for a home, no more files
+            raise PlatformError("connection", f"gemini cannot be run: {error}") from None
+
+    async def _told(self, request: Request) -> AsyncGenerator[str | Reply, None]:
         prompt = await transcript.prompt(request)
         if request.extra:
             raise PlatformError("request", f"Gemini CLI takes no further fields (extra: {', '.join(request.extra)}).")

@@ -46,7 +46,7 @@ def failed(message):
 
 
 def test_the_last_message_of_a_completed_turn_is_the_answer():
-    reply = turn(THREAD, WARNING, STARTED, RETRY, DRAFT, MESSAGE, COMPLETED).reply(0)
+    reply = turn(THREAD, WARNING, STARTED, RETRY, DRAFT, MESSAGE, COMPLETED).reply()
     assert reply.text == "hello there"
     assert reply.usage == Usage(11, 3, 0, 7, 2, "cli")
     assert reply.response_id == "01a204e7-2d32-72d2-966d-ca047d97113f"
@@ -56,14 +56,14 @@ def test_the_last_message_of_a_completed_turn_is_the_answer():
 @pytest.mark.parametrize("lines", [(THREAD,), (THREAD, STARTED, MESSAGE), (THREAD, STARTED, RETRY), ()])
 def test_without_the_end_of_a_turn_there_is_no_answer(lines):
     with pytest.raises(PlatformError) as caught:
-        turn(*lines).reply(0)
+        turn(*lines).reply()
     assert caught.value.kind == "reply"
     assert caught.value.may_be_billed
 
 
 def test_what_arrived_of_a_cut_answer_is_kept():
     with pytest.raises(PlatformError) as caught:
-        turn(THREAD, STARTED, MESSAGE, failed("stream disconnected before completion: x")).reply(1)
+        turn(THREAD, STARTED, MESSAGE, failed("stream disconnected before completion: x")).reply()
     assert caught.value.reply.text == "hello there"
     assert caught.value.may_be_billed
 
@@ -72,13 +72,13 @@ def test_what_arrived_of_a_cut_answer_is_kept():
 def test_an_empty_answer_is_none(count):
     empty = MESSAGE.replace("hello there", "")
     with pytest.raises(PlatformError):
-        turn(THREAD, STARTED, empty, COMPLETED.replace("11", count)).reply(0)
+        turn(THREAD, STARTED, empty, COMPLETED.replace("11", count)).reply()
 
 
 def test_an_answer_that_cost_no_token_came_from_no_model():
     free = '{"type":"turn.completed","usage":{"input_tokens":0,"output_tokens":0}}'
     with pytest.raises(PlatformError, match="without asking a model"):
-        turn(THREAD, STARTED, MESSAGE, free).reply(0)
+        turn(THREAD, STARTED, MESSAGE, free).reply()
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_the_providers_words_are_taken_out_of_a_body():
 
 def test_an_answer_at_the_output_limit_says_so():
     with pytest.raises(PlatformError) as caught:
-        turn(STARTED, MESSAGE, failed("Incomplete response returned, reason: max_output_tokens")).reply(1)
+        turn(STARTED, MESSAGE, failed("Incomplete response returned, reason: max_output_tokens")).reply()
     assert caught.value.reply.finish_reason == "length"
 
 
@@ -156,8 +156,10 @@ def test_a_reset_that_cannot_be_read_is_unknown(words):
 
 
 def test_what_codex_says_on_stderr_is_why_it_did_not_start():
+    unheard = turn()
+    unheard.ended(1, b"Warning: x\nError: Unknown feature flag: skills\n")
     with pytest.raises(PlatformError, match="Unknown feature flag: skills") as caught:
-        turn().reply(1, b"Warning: x\nError: Unknown feature flag: skills\n")
+        unheard.reply()
     assert caught.value.kind == "request"
 
 
@@ -233,7 +235,7 @@ def outcome(lines):
     for line in lines:
         read.take(line)
     try:
-        return read.reply(0)
+        return read.reply()
     except PlatformError as error:
         return error
 

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -457,6 +458,27 @@ def test_without_settings_a_plan_is_asked_where_it_belongs_and_once():
     assert caught.value.kind == "connection"
     assert set(proxy.hosts) == {"chatgpt.com:443"}
     assert len(proxy.hosts) < 20, "51 with its own retries"
+
+
+def test_a_login_that_is_made_later_is_found():
+    async def twice(platform, login):
+        errors = [await failed(platform)]
+        await asyncio.to_thread(shutil.copy, login, platform._home)
+        errors.append(await failed(platform))
+        await platform.close()
+        return [error.kind for error in errors]
+
+    async def failed(platform):
+        with pytest.raises(PlatformError) as caught:
+            await platform.send(request(platform))
+        return caught.value
+
+    with Proxy() as proxy, ProviderServer() as server, on_a_plan(server) as (logged_in, _):
+        later = tempfile.mkdtemp(dir=logged_in._home)
+        platform = Codex(home=later, env={"HTTPS_PROXY": proxy.url})
+        kinds = asyncio.run(twice(platform, logged_in._home / "auth.json"))
+    assert kinds == ["key", "connection"]
+    assert proxy.hosts
 
 
 class Proxy(ThreadingHTTPServer):
