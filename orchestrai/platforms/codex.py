@@ -82,7 +82,8 @@ class Codex:
         data_use: What the plan lets OpenAI do with the data.
         env: Further variables of the process. No others are passed on, so that an `OPENAI_API_KEY` that stands in
             the environment for something else is never billed.
-        config: Further `-c key=value` settings; a `model_provider` among them is asked instead of the ChatGPT plan.
+        config: Further `-c key=value` settings; a `model_provider` among them is asked instead of the ChatGPT plan. They
+            stand on the command line, where others can see them: a key goes into `env`, named by the `env_key` here.
 
     Raises:
         InvalidSettings: An argument has an impossible value.
