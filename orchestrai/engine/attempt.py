@@ -171,17 +171,22 @@ async def _streamed(run: Run, item: Item, request: Request) -> Reply:
 
 def _impossible(reply: Reply) -> str | None:
     """Return what of a reply could not be kept, or not be true, whatever adapter it comes from; None if nothing."""
-    if not isinstance(reply.text, str) or lone_surrogate(reply.text) is not None:
+    if not _is_text(reply.text):
         return "the answer is not text that can be kept"
     usage = reply.usage
     for word in (reply.model, reply.service_tier, usage.source):
-        if word is not None and (not isinstance(word, str) or lone_surrogate(word) is not None):
+        if word is not None and not _is_text(word):
             return "the reply names its model or tier by something that is not text"
     cached = (usage.cache_read_tokens, usage.cache_write_tokens)
     counts = (usage.input_tokens, *cached, usage.output_tokens, usage.reasoning_tokens)
-    if any(count is not None and not (isinstance(count, int) and 0 <= count <= _MOST_TOKENS) for count in counts):
-        return f"the reply counts impossible tokens: {counts}"
+    for count in counts:
+        if count is not None and not (isinstance(count, int) and 0 <= count <= _MOST_TOKENS):
+            return f"the reply counts impossible tokens: {counts}"
     return None
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and (value.isascii() or lone_surrogate(value) is None)
 
 
 def _next_wait(

@@ -274,8 +274,9 @@ class Run:
                 prompt = item.task.prompt
                 size = tokens.quick(prompt) if type(prompt) is str else 0
                 try:
-                    patience_s = ELSEWHERE_S if item.has_another_offer else PATIENCE_S
-                    ticket = lane.take(size, patience_s) or await lane.turn(size, patience_s)
+                    ticket = lane.take(size)
+                    if ticket is None:
+                        ticket = await lane.turn(size, ELSEWHERE_S if item.has_another_offer else PATIENCE_S)
                 except TurnedAway as away:
                     self._turned_away(item, away)
                     await asyncio.sleep(0)  # thousands may be turned away in a row

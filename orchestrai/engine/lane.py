@@ -62,33 +62,24 @@ class Lane:
         self._timer: asyncio.TimerHandle | None = None
         self._last_words = ""  # of the platform's newest refusal
 
-    def take(self, tokens: float, patience_s: float = PATIENCE_S) -> Ticket | None:
-        """Return a ticket for a request that may leave now; None when it has to wait for its turn.
+    def take(self, tokens: float) -> Ticket | None:
+        """Return a ticket for a request that may leave now; None when it has to wait for its `turn`.
 
         Args:
             tokens: Its input, estimated [tokens].
-            patience_s: How long a platform that does not answer is waited for [s].
-
-        Raises:
-            TurnedAway: Waiting is of no use.
         """
         if self._waiting:
             return None
         admission, now = self.admission, self._loop.time()
         at = admission.when(now, tokens)
-        if at is None:
-            return None
-        if at <= now:
-            return admission.begin(now, tokens)
-        self._refuse_if_away(now, at, patience_s)
-        return None
+        return admission.begin(now, tokens) if at is not None and at <= now else None
 
     async def turn(self, tokens: float, patience_s: float = PATIENCE_S) -> Ticket:
         """Wait for a ticket, first come first served.
 
         Args:
             tokens: As `take`.
-            patience_s: As `take`.
+            patience_s: How long a platform that does not answer is waited for [s].
 
         Raises:
             TurnedAway: Waiting is of no use, or no longer.

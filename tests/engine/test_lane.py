@@ -118,8 +118,9 @@ def test_all_who_wait_are_turned_away_once_waiting_is_of_no_use():
         await asyncio.sleep(0)
         lane.end(held, "window", retry_after_s=7_200, words="200 requests per day")
         ends = await asyncio.gather(*waiting, return_exceptions=True)
+        assert lane.take(0) is None
         with pytest.raises(TurnedAway):
-            lane.take(0)
+            await lane.turn(0)
         return ends, lane.admission.in_flight
 
     ends, in_flight = asyncio.run(used_up())
