@@ -152,6 +152,26 @@ def test_one_process_answers_task_after_task_each_in_a_session_of_its_own():
     assert len({len(sent.json["contents"]) for sent in server.requests}) == 1, "no session sees another's messages"
 
 
+def test_a_process_of_another_model_makes_room_and_one_without_work_ends():
+    counts = []
+
+    async def counting(platform):
+        counts.append(len(children()))
+
+    async def other(platform):
+        return await platform.send(replace(request(platform), model="gemini-2.5-pro"))
+
+    async def idle_for_long(platform):
+        platform._retire(platform._idle[0])
+        await asyncio.gather(*platform._ending)
+
+    with ProviderServer() as server, gemini(server, concurrency=1) as platform:
+        first, _, second, *_ = in_turn(platform, sending(), counting, other, counting, idle_for_long, counting)
+    assert (first.model, second.model) == (platform.model, "gemini-2.5-pro")
+    assert "gemini-2.5-pro:" in server.requests[1].path
+    assert counts == [1, 1, 0]
+
+
 def test_a_request_carries_nothing_but_its_prompts_and_a_line_of_context():
     with ProviderServer() as server, gemini(server) as platform:
         in_turn(platform, sending(system="You are terse."), sending(system="You are verbose."), sending())
