@@ -1,9 +1,9 @@
-"""The real clients, from npm: found on PATH or below ORCHESTRAI_CLI_DIR, sent to the loopback, and gone after each test.
+"""The real clients, from npm: found on PATH or below REAL_CLIS_DIR, sent to the loopback, and gone after each test.
 
     npm install --prefix DIR @anthropic-ai/claude-code@2.1.197 @openai/codex@0.169.0 @google/gemini-cli@0.61.0
-    ORCHESTRAI_CLI_DIR=DIR pytest tests/real_clis
+    REAL_CLIS_DIR=DIR pytest tests/real_clis
 
-Where CI or ORCHESTRAI_CLI_DIR is set, a client that is missing is a failure; elsewhere its tests are skipped.
+Where CI or REAL_CLIS_DIR is set, a client that is missing is a failure; elsewhere its tests are skipped.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pytest
 from orchestrai.platforms import process
 
 CLIENTS = {"test_claude_code": "claude", "test_codex": "codex", "test_gemini_cli": "gemini"}
-FOLDER = os.environ.get("ORCHESTRAI_CLI_DIR")
+FOLDER = os.environ.get("REAL_CLIS_DIR")
 STRANGERS = ("CLAUDE", "ANTHROPIC_", "CODEX_", "OPENAI_", "GEMINI_", "GOOGLE_", "CLOUDSDK_")
 
 
