@@ -183,8 +183,9 @@ def _parsed(path: Path, data: _FileContent) -> dict[str, Any]:
     try:
         return _with_hidden_keys(tomllib.loads(data.decode("utf-8-sig")))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        # Not chained: the original holds the file's text, and with it any key.
-        raise InvalidSettings(f"{path}: no valid TOML: {error}") from None
+        failure = InvalidSettings(f"{path}: no valid TOML: {error}")
+    # Raised outside the handler: the original holds the file's text, and with it any key.
+    raise failure
 
 
 def _exists(path: Path) -> bool:
