@@ -170,8 +170,9 @@ class Child:
                         await self._exited.wait()
                 except TimeoutError:
                     self._signal(signal.SIGKILL)
-                    async with asyncio.timeout(_REAP_S):
-                        await self._exited.wait()
+                    with contextlib.suppress(TimeoutError):  # the kernel still holds it: the thread reaps it later
+                        async with asyncio.timeout(_REAP_S):
+                            await self._exited.wait()
         finally:
             self._signal(signal.SIGKILL)
             self.expires_in(None)
@@ -181,9 +182,11 @@ class Child:
                 if pipe is not None:
                     pipe.close()
             shutil.rmtree(self._folder, ignore_errors=True)
-        while self._open_pipes:
-            self._changed.clear()
-            await self._changed.wait()
+        with contextlib.suppress(TimeoutError):  # a loop that never says that a pipe is closed holds up nobody
+            async with asyncio.timeout(_REAP_S):
+                while self._open_pipes:
+                    self._changed.clear()
+                    await self._changed.wait()
 
     # Its pipes, on the loop.
 
