@@ -183,6 +183,7 @@ _SECRETS: Final = re.compile(
     r"|(?<=[?&]key=)[^&\s\"']+"
 )
 _LONGEST_MESSAGE: Final = 500  # characters kept of a provider's error text
+_TELLING: Final = 12  # characters of a key that are too many to be shown
 
 
 def redact(text: str, secrets: Iterable[str] = ()) -> str:
@@ -194,9 +195,19 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
     """
     for secret in secrets:
         if len(secret) >= 4:
-            text = text.replace(secret, "[key]")
+            text = _without_beginnings(text.replace(secret, "[key]"), secret)
     text = _SECRETS.sub("[key]", text).encode("utf-8", "replace").decode("utf-8")
     return text if len(text) <= _LONGEST_MESSAGE else text[: _LONGEST_MESSAGE - 1] + "…"
+
+
+def _without_beginnings(text: str, secret: str) -> str:
+    """Return the text without what a bound left of a key: its first characters, at least `_TELLING` of them."""
+    while len(secret) > _TELLING and (at := text.find(secret[:_TELLING])) >= 0:
+        end = at + _TELLING
+        while end < len(text) and end - at < len(secret) and text[end] == secret[end - at]:
+            end += 1
+        text = f"{text[:at]}[key]{text[end:]}"
+    return text
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

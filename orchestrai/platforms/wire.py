@@ -234,8 +234,10 @@ _MAY_BE_BILLED: Final = frozenset({504, 524})  # a gateway gave up; what it wait
 
 def redirected(response: Response, secrets: Secrets) -> PlatformError:
     """Return the error of a 30x: the key is not carried to another address, and not told where that names it."""
-    told = redact(response.headers.get("location", ""), secrets())
-    target = redact(unquote(told), secrets()).partition("?")[0]  # a key may stand there as a part of an address does
+    told = response.headers.get("location", "")
+    if not any(secret and secret in told for secret in secrets()):
+        told = unquote(told)  # it may stand there as a part of an address does
+    target = redact(told, secrets()).partition("?")[0]
     return PlatformError(
         "request",
         f"HTTP {response.status}: the address redirects to another address ({target[:100] or 'not named'}), which is "

@@ -18,7 +18,15 @@ _SHAPES = (  # {a} and {b} are what the search looks for, so that a part of a ke
     *("sk-{a}{b}", "sk-proj-{a}_{b}T3BlbkFJ", "sk-svcacct-{a}-{b}", "sk-None-{a}{b}", "sess-{a}{b}"),
     *("sk-ant-api03-{a}-{b}AA", "sk-ant-oat01-{a}_{b}", "sk-or-v1-{a}{b}", "AIzaSy{a}-{b}", "AQ.Ab8{a}.{b}"),
     *("gsk_{a}{b}", "xai-{a}{b}", "hf_{a}{b}", "ghp_{a}{b}", "pplx-{a}{b}", "nvapi-{a}_{b}", "tgp_v1_{a}{b}"),
-    *("eyJhbGciOiJIUzI1NiJ9.{a}.{b}", "ya29.{a}/{b}", "{a}{b}", "{a}-{b}", "{a}:{b}", "{a}.{b}", "{a}~+/{b}=="),
+    *(
+        "eyJhbGciOiJIUzI1NiJ9.{a}.{b}",
+        "ya29.{a}/{b}",
+        "{a}" + "x" * 80 + "{b}",
+        "{a}" + "-_" * 200 + "{b}",
+        "{a}:{b}",
+        "{a}.{b}",
+        "{a}~+/{b}==",
+    ),
     *("{a}%2F{b}%00", "{a}&key={b}", "{a}?{b}#", "{a}@{b}", "{a}'{b}'", "{a}<b>{b}</b>", "{a}{{x}}{b}", "{a}$(x){b}"),
     *("[red]{a}[/red]{b}", "{a}|{b};", "{a},{b}", "{a} {b}", "({a})*{b}+", "*{a}*_{b}_", "!{a}^{b}", "Basic {a}={b}"),
 )

@@ -272,7 +272,9 @@ async def _all_of(stream):
     return [piece async for piece in stream]
 
 
-@pytest.mark.parametrize("case", [case for case, (_, way) in CASES.items() if way in ("text", "header", "environment")])
+@pytest.mark.parametrize(
+    "case", [case for case, (_, way) in CASES.items() if way in ("text", "header", "env:NAME", "environment")]
+)
 def test_no_platform_tells_its_key_in_an_error_or_to_the_loops_debugger(case, provider, tmp_path, monkeypatch, leaks):
     with own_orchestrator(case, provider, tmp_path, monkeypatch) as orch:
         platform = platform_of(orch)
