@@ -357,6 +357,19 @@ class Orchestrator:
                 told = self._opened().ledger.read(newest_quota)
         return PlatformListing(self.findings, [(row.platform, row.account, QuotaReading(*row[2:])) for row in told])
 
+    def read_quota(self) -> None:
+        """Ask the clients of plans how much of them is left, so that `platforms` shows it; no model is asked.
+
+        What replies and refusals tell is kept anyway. Called from a loop of its own or none, as the sync calls.
+
+        Raises:
+            LedgerError: What was told cannot be recorded.
+        """
+        from orchestrai.engine.quota import read_quota
+
+        found = [finding.platform for finding in self.findings if finding.platform is not None]
+        Errand(engine_loop(), read_quota(self._opened(), found)).wait_sync()
+
     @property
     def ledger_path(self) -> Path:
         """Where the ledger is, or will be."""

@@ -273,10 +273,13 @@ def _deliver(result: BatchResult, output: Path | None, format: Format) -> None:
 
 @app.command()
 def platforms(format: FormatOption = Format.text, project: ProjectOption = None) -> int:
-    """List what can answer, and how to get the rest. Nothing is sent for it."""
+    """List what can answer, how much of each plan is left, and how to get the rest. No model is asked for it."""
     from orchestrai.cli import records, render
 
     with _orchestrator(project) as orchestrator:
+        if any(hasattr(finding.platform, "quota") for finding in orchestrator.findings):
+            with render.waiting("asking how much of the plans is left …"):
+                orchestrator.read_quota()
         listing, ledger = orchestrator.platforms, orchestrator.ledger_path
     if format is Format.json:
         render.show_json({"platforms": [records.platform_record(row) for row in listing], "ledger": str(ledger)})

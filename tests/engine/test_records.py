@@ -125,3 +125,19 @@ def test_what_replies_and_refusals_tell_of_quota_windows_is_kept_when_it_changes
     assert [(row.platform, row.account, row.window, row.used_percent) for row in newest] == [
         ("plan", "abc", "five_hour", 100.0)
     ]
+
+
+def test_platforms_that_can_be_asked_for_their_quota_are_and_others_tell_nothing(tmp_path):
+    class Plan(ScriptedPlatform):
+        async def quota(self):
+            return (QuotaReading("seven_day", 12.0, None, "client", now_us()),)
+
+    class LoggedOut(ScriptedPlatform):
+        async def quota(self):
+            raise PlatformError("key", "not logged in")
+
+    with orchestrator(tmp_path, Plan("plan"), LoggedOut("out"), ScriptedPlatform("other")) as orch:
+        orch.read_quota()
+        assert [str(row.quota) for row in orch.platforms if row.name != "plan"] == ["()", "()"]
+    assert rows(tmp_path, "platform, window, used_percent, source", "quota") == [("plan", "seven_day", 12.0, "client")]
+    assert rows(tmp_path, "count(*)", "sends") == [(0,)]
