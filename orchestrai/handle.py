@@ -66,5 +66,7 @@ class Handle:
         return self._result()
 
     def __repr__(self) -> str:
+        if "_run" not in vars(self):  # a traceback may show it half made
+            return "<Handle: not started>"
         done, total = self._run.progress.settled, self._run.progress.total
         return f"<Handle: {self.status}, {done:,} of {total or 0:,} settled>"
