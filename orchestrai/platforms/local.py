@@ -265,16 +265,21 @@ class LocalModel:
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = self._threads
         params.n_gpu_layers = 0  # the same answers on every machine
         params.fit_params = params.ui = params.warmup = False
+        params.endpoint_metrics = True  # for the question below
         params.verbosity = -1  # nothing on stderr
         params.cache_ram_mib = 0  # by default it keeps up to 8 GiB of prompts
         # It listens in any case: on loopback, on a free port, behind a key that nobody has.
         params.hostnames, params.port, params.api_keys = ["127.0.0.1"], 0, [secrets.token_hex(32)]
         try:
-            return xllamacpp.Server(params)
+            server = xllamacpp.Server(params)
         except RuntimeError as error:  # which does not say why
             raise PlatformError(
                 "request", f"{self.name}: {path} cannot be loaded: no whole GGUF file, or too little memory for it."
             ) from error
+        # Its loop starts in a thread of its own, and a server that is dropped before that waits for ever, with Python's
+        # lock in its hand: the loop forgets that it was told to end. What it has answered shows that it runs.
+        server.handle_metrics()
+        return server
 
 
 class _Loaded:

@@ -14,6 +14,7 @@ from contextlib import aclosing
 
 import jsonschema
 import pytest
+from loopback import finished
 
 from orchestrai import attachments
 from orchestrai.errors import InvalidInput, ModelMissing, PlatformError
@@ -460,3 +461,18 @@ def test_nobody_on_this_machine_can_ask_it_over_its_port(local):
             pass
         assert caught.value.code == 401
         caught.value.close()
+
+
+def test_a_model_that_is_dropped_as_soon_as_it_is_loaded_lets_go(demo_model):
+    """In a process of its own, which can be ended: who hangs there holds Python's lock, and no timer helps."""
+    script = """
+        import sys
+        from pathlib import Path
+        from orchestrai.platforms.local import LocalModel
+        for _ in range(12):
+            model = LocalModel(model=Path(sys.argv[1]), context_tokens=256)
+            model._load()
+            model._drop()
+        print("let go")
+    """
+    assert finished(script, demo_model) == "let go\n"
