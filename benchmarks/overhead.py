@@ -7,7 +7,8 @@
 The provider is `orchestrai.testing.server` in a process of its own. Every variant runs in a fresh process; a number
 is taken in its second batch, when connections, prices and pages are warm. CPU is that of the client's process, all
 threads included: ledger at FULL, reuse check on, progress off. Machines are shared and noisy, so read the ratios;
-the variants of a repeat run one after another, and medians are taken over repeats.
+the variants of a repeat run one after another, and medians are taken over repeats. The engine's own loop is uvloop's
+where that is installed (chromadb brings it along); raw aiohttp is what one writes, on asyncio's, and on uvloop beside it.
 """
 
 from __future__ import annotations
@@ -116,13 +117,24 @@ async def ours(url: str, concurrency: int) -> Callable[[list[str]], Awaitable[No
     return batch
 
 
-VARIANTS = {"raw aiohttp": raw, "orchestrai": ours, "openai SDK": openai_sdk, "LiteLLM": litellm_sdk}
+ON_UVLOOP, WITHOUT_UVLOOP = "raw aiohttp on uvloop", "orchestrai without uvloop"
+VARIANTS = {
+    "raw aiohttp": raw,
+    ON_UVLOOP: raw,
+    "orchestrai": ours,
+    WITHOUT_UVLOOP: ours,
+    "openai SDK": openai_sdk,
+    "LiteLLM": litellm_sdk,
+}
 
 
 # What a child process measures.
 
 
 def measure(variant: str, url: str, count: int, concurrency: int) -> dict[str, float]:
+    if variant == WITHOUT_UVLOOP:
+        sys.modules["uvloop"] = None  # type: ignore[assignment]  # as if it were not installed
+
     async def run() -> dict[str, float]:
         batch = await VARIANTS[variant](url, concurrency)
         await batch(prompts(max(concurrency * 2, count // 4), "warm"))
@@ -131,6 +143,10 @@ def measure(variant: str, url: str, count: int, concurrency: int) -> dict[str, f
         await batch(texts)
         return {"cpu_ms": (time.process_time() - cpu) / count * 1e3, "wall_s": time.perf_counter() - wall}
 
+    if variant == ON_UVLOOP:
+        import uvloop
+
+        return uvloop.run(run())
     return asyncio.run(run())
 
 
@@ -244,7 +260,7 @@ def compare(title: str, latency: str, variants: list[str], count: int, concurren
 def installed(variants: list[str]) -> list[str]:
     import importlib.util
 
-    needs = {"openai SDK": "openai", "LiteLLM": "litellm"}
+    needs = {"openai SDK": "openai", "LiteLLM": "litellm", ON_UVLOOP: "uvloop", WITHOUT_UVLOOP: "uvloop"}
     return [v for v in variants if v not in needs or importlib.util.find_spec(needs[v])]
 
 
@@ -264,8 +280,9 @@ def main() -> None:
             print(json.dumps(measure(what, url, int(numbers[0]), int(numbers[1]))))
         return
     repeats = 2 if options.quick else 5
-    everyone = ["raw aiohttp", "orchestrai"] if options.quick else installed(list(VARIANTS))
-    two = everyone[:2]
+    two = ["raw aiohttp", "orchestrai"]
+    loops = two if options.quick else installed(["raw aiohttp", ON_UVLOOP, "orchestrai", WITHOUT_UVLOOP])
+    everyone = two if options.quick else installed(list(VARIANTS))
 
     def wanted(part: str) -> bool:
         return options.only in (None, part)
@@ -276,7 +293,7 @@ def main() -> None:
     if wanted("saturated"):
         compare("Saturated: no latency", "0", everyone, 4000, 50, repeats)
     if wanted("lognormal"):
-        compare("Lognormal latency, median 100 ms", "lognormal:0.1", two, 2000, 100, repeats)
+        compare("Lognormal latency, median 100 ms", "lognormal:0.1", loops, 2000, 100, repeats)
     if wanted("latency"):
         compare("Constant latency of 100 ms", "0.1", two, 1000, 100, repeats)
     if wanted("busy"):
