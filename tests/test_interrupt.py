@@ -148,8 +148,15 @@ def test_a_cancelled_await_raises_and_leaves_what_was_finished(tmp_path, how):
 
 def test_a_cancelled_run_ends_its_request(tmp_path):
     with ProviderServer(latency=30) as server, orchestrator(tmp_path, openai(server)) as orch:
-        with pytest.raises(TimeoutError):
-            asyncio.run(asyncio.wait_for(orch.run("a"), 0.3))
+
+        async def cancelled():
+            run = asyncio.ensure_future(orch.run("a"))
+            await asyncio.to_thread(server.wait_for, lambda: server.in_flight == 1)
+            run.cancel()
+            await asyncio.wait([run])
+            assert run.cancelled()
+
+        asyncio.run(cancelled())
         assert at_work() == 0
         assert len(server.requests) == 1
 

@@ -363,7 +363,8 @@ def test_failures_are_asked_again_in_their_places(tmp_path):
 @pytest.mark.parametrize("ceiling", [1, 3, 17])
 def test_the_ceiling_is_reached_and_never_exceeded(tmp_path, ceiling):
     with ProviderServer(latency=0.01) as server, orchestrator(tmp_path, openai(server)) as orch:
-        assert orch.batch_sync(PROMPTS, concurrency=ceiling).success_count == len(PROMPTS)
+        prompts = [f"question {i}" for i in range(12 * ceiling)]  # a lane finds out how many places it may use
+        assert orch.batch_sync(prompts, concurrency=ceiling).success_count == len(prompts)
         assert server.most_in_flight == ceiling
 
 

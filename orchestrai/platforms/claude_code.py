@@ -58,6 +58,7 @@ _NOWHERE: Final = "http://127.0.0.1:1"  # where a question about the login may k
 _EACH: Final = 300 * 2**20  # bytes that one process takes (278 MB measured, part of it shared)
 _MOST: Final = 8  # at once; more gained nothing on two cores
 _TIMEOUT_STEP_S: Final = 60  # seconds
+_TELL_S: Final = 10.0  # for each question of the probe; discovery waits less and asks the next time [s]
 _QUOTA_EVERY_S: Final = 300.0  # seconds between two readings of the plan's windows
 _MOST_PROMPTS: Final = 200  # that one process answers
 _EFFORTS: Final = {"minimal": "low", "low": "low", "medium": "medium", "high": "high"}
@@ -155,14 +156,17 @@ class ClaudeCode:
         path = _find(binary)
         if path is None:
             return CliState(False, None, None, f"claude is not on PATH. Run: {INSTALL}; then {LOGIN}")
-        version = process.version(path, timeout_s=1.5)
+        version = process.version(path, timeout_s=_TELL_S)
         if version is None:
             return CliState(False, None, None, f"{path} told no version. Run: {INSTALL}", path)
         if older(version, OLDEST_VERSION):
             words = f"Claude Code {version} is older than {OLDEST_VERSION}. Run: {UPDATE}"
             return CliState(False, version, None, words, path)
         variables = _environment({**_VARIABLES, **(env or {}), "ANTHROPIC_BASE_URL": _NOWHERE})
-        asked = process.ask(path, ["auth", "status"], env=variables, timeout_s=1.5)
+        asked = process.ask(path, ["auth", "status"], env=variables, timeout_s=_TELL_S)
+        if asked.code is None:
+            words = f"{path} did not tell within {_TELL_S:g} s whether it is logged in. Try again."
+            return CliState(False, version, None, words, path)
         try:
             told = wire.mapping(wire.document(asked.stdout))
         except ValueError:
