@@ -11,13 +11,13 @@ there for good.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
 from orchestrai.engine.item import Item, Work
 from orchestrai.engine.lane import Lane
+from orchestrai.engine.request import request_for, with_parts
 from orchestrai.errors import InvalidInput, PlatformError
 from orchestrai.ids import new_id, now_us
 from orchestrai.ledger.rows import AttemptRow, OfferRow, Payload, SendRow
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from orchestrai.engine.batch import Run
 
 _PAID: Final = "paid"
-_NO_FIELDS: Final[Mapping[str, Any]] = {}
 _LONGEST_TOLD_S: Final = 10**9  # waits above it [s] are no waits; a quota window ends sooner
 _MOST_TOKENS: Final = 10**12  # a count above it is an error of the reply, and would not fit the ledger
 
@@ -99,7 +98,7 @@ async def attempt(run: Run, item: Item, lane: Lane, ticket: Ticket, size: int | 
 async def _recorded(run: Run, item: Item, work: Work, attempt_id: str, size: int | None) -> Request | None:
     """Make commit 1; return the request that may leave now, or None when none may."""
     try:
-        request = _request(item, work, attempt_id)
+        request = request_for(item, work, attempt_id)
     except InvalidInput as gone:  # a file changed or vanished since the task was made
         run.books.settle_failure(item, "input", str(gone))
         return None
@@ -220,49 +219,6 @@ def _next_wait(
     work.kind = "retry"
     work.backoff_s += wait_s
     return wait_s
-
-
-def _request(item: Item, work: Work, attempt_id: str) -> Request:
-    """Return the request of the next attempt.
-
-    Raises:
-        InvalidInput: A file of the task is not what it was.
-    """
-    task, offer, schema = item.task, item.offer, item.schema
-    can = offer.platform.capabilities(offer.model)
-    messages = messages_of(task.prompt)
-    system = task.system
-    if messages[0].role == "system" and system is None:
-        system, messages = messages[0].text, messages[1:]
-    if task.files:
-        messages = _with_parts(messages, attached(task))
-    constrain = schema is not None and can.schema and work.constrained
-    if schema is not None and not constrain:
-        messages = _with_parts(messages, (schema.instructions(),))
-    return Request(
-        messages=(*messages, *work.follow_up),
-        model=offer.model,
-        system=system,
-        max_tokens=task.max_tokens if can.output_limit else None,
-        temperature=task.temperature if can.temperature else None,
-        effort=task.effort if can.effort else None,
-        json_schema=schema.json_schema if schema is not None and constrain else None,
-        choices=schema.choices if schema is not None and constrain else None,
-        extra=task.extra.get(offer.platform.name, _NO_FIELDS) if task.extra else _NO_FIELDS,
-        timeout_s=task.timeout_s or 300.0,
-        attempt_id=attempt_id,
-    )
-
-
-def _with_parts(messages: tuple[Message, ...], parts: tuple[Any, ...]) -> tuple[Message, ...]:
-    """Return the messages with parts added to the last one of the user."""
-    last = max((i for i, message in enumerate(messages) if message.role == "user"), default=None)
-    if last is None:
-        return (*messages, Message("user", tuple(parts)))
-    content = messages[last].content
-    whole = ((content,) if isinstance(content, str) else content) + tuple(parts)
-    joined = "\n\n".join(whole) if all(isinstance(part, str) for part in whole) else whole
-    return (*messages[:last], Message("user", joined), *messages[last + 1 :])
 
 
 def _send_row(run: Run, item: Item, work: Work, request: Request, offer: OfferRow, size: int | None) -> SendRow:
@@ -388,7 +344,7 @@ def _texts(task: Task, work: Work, run: Run) -> tuple[Payload, ...]:
     if isinstance(task.prompt, str) and not task.files:
         prompt = Payload(work.task_id, "prompt", task.prompt)
     else:
-        messages = _with_parts(messages_of(task.prompt), attached(task)) if task.files else task.prompt
+        messages = with_parts(messages_of(task.prompt), attached(task)) if task.files else task.prompt
         prompt = Payload(work.task_id, "messages", orjson.dumps(canonical(messages)).decode())
     digest = run.books.system_digest(task.system)
     return (prompt,) if digest is None or task.system is None else (prompt, Payload(digest, "system", task.system))

@@ -288,8 +288,8 @@ class Run:
                     progress.running -= 1
         except LedgerError as error:
             self._break(error)
-        except BaseException:
-            self.stop()  # a fault of ours, or the end of the call: start no more workers
+        except BaseException:  # a fault of ours, or the end of the call; it goes on, and no more workers are started
+            self.stop()
             raise
         finally:
             queue.workers -= 1

@@ -15,6 +15,7 @@ import orjson
 
 from orchestrai.engine.engine import Engine
 from orchestrai.engine.item import Item, Work
+from orchestrai.engine.quota import quota_row
 from orchestrai.engine.reuse import reused_result
 from orchestrai.errors import ErrorClass, LedgerError
 from orchestrai.ids import new_id, now_us
@@ -205,11 +206,11 @@ class Books:
         """Return what is new of what a platform told about its quota windows."""
         rows = []
         for reading in told:
-            key = (platform.name, platform.account or "", reading.window)
-            state = (reading.used_percent, reading.resets_at)
-            if self._readings.get(key) != state:
-                self._readings[key] = state
-                rows.append(QuotaRow(*key, *state, reading.source, reading.observed_at))
+            row = quota_row(platform, reading)
+            window, state = row[:3], (row.used_percent, row.resets_at)
+            if self._readings.get(window) != state:
+                self._readings[window] = state
+                rows.append(row)
         return tuple(rows)
 
     def record(self, row: AttemptRow, latency_s: float, quota: tuple[QuotaRow, ...] = ()) -> None:

@@ -9,10 +9,23 @@ from typing import Any, Final
 from orchestrai.engine.engine import Engine
 from orchestrai.errors import PlatformError
 from orchestrai.ledger.rows import QuotaRow, insert
-from orchestrai.platforms.protocol import Platform
+from orchestrai.platforms.protocol import Platform, QuotaReading
 
 TELL_S: Final = 5.0
 """How long a platform may take to tell [s]."""
+
+
+def quota_row(platform: Platform, reading: QuotaReading) -> QuotaRow:
+    """Return the row that keeps what a platform told of one window."""
+    return QuotaRow(
+        platform.name,
+        platform.account or "",
+        reading.window,
+        reading.used_percent,
+        reading.resets_at,
+        reading.source,
+        reading.observed_at,
+    )
 
 
 async def read_quota(engine: Engine, platforms: Sequence[Platform]) -> None:
@@ -34,18 +47,7 @@ async def read_quota(engine: Engine, platforms: Sequence[Platform]) -> None:
                 readings = await ask()
         except (PlatformError, TimeoutError):
             return []
-        return [
-            QuotaRow(
-                platform.name,
-                platform.account or "",
-                reading.window,
-                reading.used_percent,
-                reading.resets_at,
-                reading.source,
-                reading.observed_at,
-            )
-            for reading in readings
-        ]
+        return [quota_row(platform, reading) for reading in readings]
 
     rows = [row for rows in await asyncio.gather(*map(told, platforms)) for row in rows]
 

@@ -94,7 +94,7 @@ class LedgerFile:
                     _check(self.path, connect)
                 else:
                     _create(self.path, connect)
-        except BaseException:
+        except BaseException:  # whatever it was, it goes on, and a file that is not opened keeps no lock
             self.lock.close()
             raise
 
@@ -115,9 +115,8 @@ class LedgerFile:
                 try:
                     value = work(connection)
                     connection.execute("COMMIT")
-                except BaseException:
-                    # The error may itself have ended the transaction (disk full does).
-                    if connection.in_transaction:
+                except BaseException:  # whatever it was, it goes on, and nothing of it is kept
+                    if connection.in_transaction:  # the error may itself have ended it (disk full does)
                         connection.execute("ROLLBACK")
                     raise
                 if _inode(self._wal) == began:

@@ -61,7 +61,7 @@ class WriteLock:
         self._threads.acquire()
         try:
             _lock(self._fd, wait=True)
-        except BaseException:
+        except BaseException:  # an interrupt while waiting, say: it goes on, and the other threads get their turn
             self._threads.release()
             raise
         return self

@@ -116,7 +116,7 @@ def migrate(connection: sqlite3.Connection, version: int) -> None:
             connection.execute(f"PRAGMA user_version = {number}")
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute("COMMIT")
-        except BaseException:
+        except BaseException:  # whatever it was, it goes on, and no half of a step is kept
             if connection.in_transaction:  # the error may itself have ended it (disk full does)
                 connection.execute("ROLLBACK")
             raise

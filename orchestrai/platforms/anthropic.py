@@ -66,7 +66,6 @@ class Anthropic(ApiPlatform):
 
     def _speak(self, base: URL) -> None:
         self._form = Messages(base)
-        self._capabilities: dict[str, Capabilities] = {}
 
     def _key_headers(self, key: str) -> dict[str, str]:
         return {**super()._key_headers(key), "anthropic-version": API_VERSION}
@@ -77,7 +76,7 @@ class Anthropic(ApiPlatform):
             return True
         return model.startswith("claude-") if self._is_own else not _OTHER_VENDORS_MODELS.match(model)
 
-    def capabilities(self, model: str) -> Capabilities:
+    def _abilities(self, model: str) -> Capabilities:
         """Return what it can do with this model.
 
         Anthropic takes no temperature: the version of the protocol that is spoken refuses it for every model. Elsewhere
@@ -87,19 +86,16 @@ class Anthropic(ApiPlatform):
         Source: platform.claude.com/docs/en/api/versioning, /about-claude/models/migration-guide and
         /build-with-claude/effort.
         """
-        known = self._capabilities.get(model)
-        if known is None:
-            family, version = _version(model)
-            is_opus = family == "opus"
-            takes_temperature = not model.startswith("claude-") or version <= ((4, 6) if is_opus else (4, 5))
-            known = self._capabilities[model] = Capabilities(
-                schema=self._schema and version >= (4, 1),
-                images=self._images,
-                temperature=takes_temperature and not self._is_own,
-                effort=version >= ((4, 5) if is_opus else (4, 6)),
-                context_tokens=self._context_tokens,
-            )
-        return known
+        family, version = _version(model)
+        is_opus = family == "opus"
+        takes_temperature = not model.startswith("claude-") or version <= ((4, 6) if is_opus else (4, 5))
+        return Capabilities(
+            schema=self._schema and version >= (4, 1),
+            images=self._images,
+            temperature=takes_temperature and not self._is_own,
+            effort=version >= ((4, 5) if is_opus else (4, 6)),
+            context_tokens=self._context_tokens,
+        )
 
 
 def _version(model: str) -> tuple[str, tuple[int, int]]:

@@ -148,6 +148,7 @@ class ApiPlatform(abc.ABC):
         self._constraint: tuple[Mapping[str, Any], orjson.Fragment] | None = None
         self._account: tuple[int | None, str] = (None, "")
         self._nearest: dict[str, str] = {}
+        self._capabilities: dict[str, Capabilities] = {}
         self._http = HttpClient()
         self._speak(base)
 
@@ -169,14 +170,21 @@ class ApiPlatform(abc.ABC):
         """Return True when it can be asked for this model."""
 
     @abc.abstractmethod
-    def capabilities(self, model: str) -> Capabilities:
-        """Return what it can do with this model."""
+    def _abilities(self, model: str) -> Capabilities:
+        """Return what it can do with this model; asked once for each."""
 
     def _key_headers(self, key: str) -> dict[str, str]:
         """Return the headers that carry the key, and those of the protocol; only the latter without a key."""
         return {"Authorization": f"Bearer {key}"} if key else {}
 
     # What all of them do.
+
+    def capabilities(self, model: str) -> Capabilities:
+        """Return what it can do with this model."""
+        known = self._capabilities.get(model)
+        if known is None:
+            known = self._capabilities[model] = self._abilities(model)
+        return known
 
     @property
     def account(self) -> str | None:

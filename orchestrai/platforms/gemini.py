@@ -62,7 +62,6 @@ class Gemini(ApiPlatform):
 
     def _speak(self, base: URL) -> None:
         self._form = GenerateContent(base)
-        self._capabilities: dict[str, Capabilities] = {}
 
     def _key_headers(self, key: str) -> dict[str, str]:
         return {"x-goog-api-key": key} if key else {}
@@ -73,7 +72,7 @@ class Gemini(ApiPlatform):
             return True
         return bool(_OWN_MODELS.match(model)) if self._is_own else not _OTHER_VENDORS_MODELS.match(model)
 
-    def capabilities(self, model: str) -> Capabilities:
+    def _abilities(self, model: str) -> Capabilities:
         """Return what it can do with this model.
 
         All since Gemini 2.5 take an effort. Gemini 3.5 Flash-Lite and all since 3.6 ignore a temperature, so it is not
@@ -81,13 +80,10 @@ class Gemini(ApiPlatform):
 
         Source: ai.google.dev/gemini-api/docs/whats-new-gemini-3.6.
         """
-        known = self._capabilities.get(model)
-        if known is None:
-            known = self._capabilities[model] = Capabilities(
-                schema=self._schema,
-                images=self._images,
-                temperature=bool(_SAMPLED.match(model)) or not _OWN_MODELS.match(model),
-                effort=not _WITHOUT_THINKING.match(model),
-                context_tokens=self._context_tokens,
-            )
-        return known
+        return Capabilities(
+            schema=self._schema,
+            images=self._images,
+            temperature=bool(_SAMPLED.match(model)) or not _OWN_MODELS.match(model),
+            effort=not _WITHOUT_THINKING.match(model),
+            context_tokens=self._context_tokens,
+        )

@@ -124,7 +124,6 @@ class OpenAI(ApiPlatform):
         )
 
     def _speak(self, base: URL) -> None:
-        self._capabilities: dict[str, Capabilities] = {}
         if self._api == "responses":
             self._form = Responses(base)
         else:
@@ -143,16 +142,13 @@ class OpenAI(ApiPlatform):
         closed = _OTHER_VENDORS_MODELS.match(model) or (self.provider != "openai" and _OPENAI_MODELS.match(model))
         return not closed or (self.provider == "google" and model.startswith("gemini-"))
 
-    def capabilities(self, model: str) -> Capabilities:
+    def _abilities(self, model: str) -> Capabilities:
         """Return what it can do with this model; OpenAI's reasoning models take an effort and no temperature."""
-        known = self._capabilities.get(model)
-        if known is None:
-            reasons = _REASONING_MODELS.match(model) is not None
-            known = self._capabilities[model] = Capabilities(
-                schema=self._schema,
-                images=self._images,
-                temperature=not (self._is_own and reasons),
-                effort=reasons or not self._is_own,
-                context_tokens=self._context_tokens,
-            )
-        return known
+        reasons = _REASONING_MODELS.match(model) is not None
+        return Capabilities(
+            schema=self._schema,
+            images=self._images,
+            temperature=not (self._is_own and reasons),
+            effort=reasons or not self._is_own,
+            context_tokens=self._context_tokens,
+        )
