@@ -9,6 +9,7 @@ from email.utils import format_datetime
 
 import jsonschema
 import pytest
+from asking import Asking
 
 from orchestrai import attachments
 from orchestrai.errors import PlatformError
@@ -77,38 +78,10 @@ class TestAnthropic(PlatformConformance):
             )
 
 
-def request(*content, **fields):
-    content = content or ("Hello.",)
-    whole = content[0] if len(content) == 1 and isinstance(content[0], str) else tuple(content)
-    return Request((Message("user", whole),), fields.pop("model", "claude-haiku-5-5"), **fields)
-
-
-def run(server, work, **settings):
-    async def closed_after():
-        platform = Anthropic(base_url=server.url, **{"api_key": KEY, **settings})
-        try:
-            return await work(platform)
-        finally:
-            await platform.close()
-
-    return asyncio.run(closed_after())
-
-
-def send(server, asked=None, **settings):
-    return run(server, lambda platform: platform.send(asked or request()), **settings)
-
-
-def stream(server, asked=None):
-    async def listed(platform):
-        return [item async for item in platform.stream(asked or request())]
-
-    return run(server, listed)
-
-
-def failure(server, asked=None, *, streamed=False):
-    with pytest.raises(PlatformError) as caught:
-        stream(server, asked) if streamed else send(server, asked)
-    return caught.value
+ASKING = Asking(
+    lambda server, **settings: Anthropic(base_url=server.url, **{"api_key": KEY, **settings}), "claude-haiku-5-5"
+)
+request, run, send, stream, failure = ASKING.request, ASKING.run, ASKING.send, ASKING.stream, ASKING.failure
 
 
 def asked_for(received):

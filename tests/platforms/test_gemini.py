@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 import jsonschema
 import pytest
+from asking import Asking
 
 from orchestrai import attachments
 from orchestrai.errors import PlatformError
@@ -71,38 +72,10 @@ class TestGemini(PlatformConformance):
             )
 
 
-def request(*content, **fields):
-    content = content or ("Hello.",)
-    whole = content[0] if len(content) == 1 and isinstance(content[0], str) else tuple(content)
-    return Request((Message("user", whole),), fields.pop("model", "gemini-3.5-flash-lite"), **fields)
-
-
-def run(server, work, **settings):
-    async def closed_after():
-        platform = Gemini(base_url=server.url, **{"api_key": KEY, **settings})
-        try:
-            return await work(platform)
-        finally:
-            await platform.close()
-
-    return asyncio.run(closed_after())
-
-
-def send(server, asked=None, **settings):
-    return run(server, lambda platform: platform.send(asked or request()), **settings)
-
-
-def stream(server, asked=None):
-    async def listed(platform):
-        return [item async for item in platform.stream(asked or request())]
-
-    return run(server, listed)
-
-
-def failure(server, asked=None, *, streamed=False):
-    with pytest.raises(PlatformError) as caught:
-        stream(server, asked) if streamed else send(server, asked)
-    return caught.value
+ASKING = Asking(
+    lambda server, **settings: Gemini(base_url=server.url, **{"api_key": KEY, **settings}), "gemini-3.5-flash-lite"
+)
+request, run, send, stream, failure = ASKING.request, ASKING.run, ASKING.send, ASKING.stream, ASKING.failure
 
 
 def asked_for(received):

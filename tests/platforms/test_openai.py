@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import pytest
+from asking import Asking
 
 from orchestrai import attachments
 from orchestrai.errors import InvalidSettings, PlatformError
@@ -39,38 +40,10 @@ def _no_environment(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
-def request(*content, **fields):
-    content = content or ("Hello.",)
-    whole = content[0] if len(content) == 1 and isinstance(content[0], str) else tuple(content)
-    return Request((Message("user", whole),), fields.pop("model", "m"), **fields)
-
-
-def run(server, work, **settings):
-    async def closed_after():
-        platform = OpenAI(base_url=server.base_url, **{"api_key": KEY, "model": "m", **settings})
-        try:
-            return await work(platform)
-        finally:
-            await platform.close()
-
-    return asyncio.run(closed_after())
-
-
-def send(server, asked=None, **settings):
-    return run(server, lambda platform: platform.send(asked or request()), **settings)
-
-
-def stream(server, asked=None):
-    async def listed(platform):
-        return [item async for item in platform.stream(asked or request())]
-
-    return run(server, listed)
-
-
-def failure(server, asked=None, *, streamed=False):
-    with pytest.raises(PlatformError) as caught:
-        stream(server, asked) if streamed else send(server, asked)
-    return caught.value
+ASKING = Asking(
+    lambda server, **settings: OpenAI(base_url=server.base_url, **{"api_key": KEY, "model": "m", **settings}), "m"
+)
+request, run, send, stream, failure = ASKING.request, ASKING.run, ASKING.send, ASKING.stream, ASKING.failure
 
 
 async def closed_after(platform):

@@ -1,13 +1,13 @@
 """OpenAI's Responses: what goes out, what comes back, and which kind each failure is."""
 
-import asyncio
 import json
 from decimal import Decimal
 
 import pytest
+from asking import Asking
 
 from orchestrai import Orchestrator, attachments
-from orchestrai.errors import InvalidSettings, PlatformError
+from orchestrai.errors import InvalidSettings
 from orchestrai.messages import Message
 from orchestrai.platforms import responses
 from orchestrai.platforms.openai import OpenAI
@@ -21,39 +21,13 @@ CLOSED = {"type": "object", "properties": {"a": {"type": "integer"}}, "required"
 EVENTS = {"content-type": "text/event-stream"}
 
 
-def request(*content, **fields):
-    content = content or ("Hello.",)
-    whole = content[0] if len(content) == 1 and isinstance(content[0], str) else tuple(content)
-    return Request((Message("user", whole),), fields.pop("model", "m"), **fields)
-
-
-def run(server, work, **settings):
-    async def closed_after():
-        given = {"api_key": KEY, "model": "m", "api": "responses", **settings}
-        platform = OpenAI(base_url=server.base_url, **given)
-        try:
-            return await work(platform)
-        finally:
-            await platform.close()
-
-    return asyncio.run(closed_after())
-
-
-def send(server, asked=None, **settings):
-    return run(server, lambda platform: platform.send(asked or request()), **settings)
-
-
-def stream(server, asked=None):
-    async def listed(platform):
-        return [item async for item in platform.stream(asked or request())]
-
-    return run(server, listed)
-
-
-def failure(server, asked=None, *, streamed=False):
-    with pytest.raises(PlatformError) as caught:
-        stream(server, asked) if streamed else send(server, asked)
-    return caught.value
+ASKING = Asking(
+    lambda server, **settings: OpenAI(
+        base_url=server.base_url, **{"api_key": KEY, "model": "m", "api": "responses", **settings}
+    ),
+    "m",
+)
+request, run, send, stream, failure = ASKING.request, ASKING.run, ASKING.send, ASKING.stream, ASKING.failure
 
 
 def sent(asked, **settings):
