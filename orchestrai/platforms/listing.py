@@ -66,6 +66,9 @@ class Listed:
         return max(held, key=lambda reading: reading.used_percent or 0.0, default=None)
 
 
+_REASONS: Final = "Where it was found, or what to do"
+
+
 class PlatformListing(Sequence[Listed]):
     """Every known platform, found or not, in the order in which equals are tried.
 
@@ -163,15 +166,12 @@ class PlatformListing(Sequence[Listed]):
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:  # noqa: ARG002  IPython's protocol; it filters itself
         titles, rows = self.table()
-        reasons = [row.why for row in self._rows]
-        plain = [
-            text.table(rows, titles),
-            "",
-            *(text.printable(f"{r.name}: {text.excerpt(r.why, 400)}") for r in self._rows),
-        ]
-        whole = [[*cells, text.excerpt(why, 400)] for cells, why in zip(rows, reasons, strict=True)]
+        reasons = [(row.name, text.excerpt(row.why, 400)) for row in self._rows]
+        plain = [text.table(rows, titles), "", *(text.printable(f"{name}: {why}") for name, why in reasons)]
         headline = f"{len(self.found)} of {len(self)} platforms found"
-        return {"text/plain": "\n".join(plain), "text/html": html.table_block(headline, (*titles, "why"), whole)}
+        # The reasons stand below, as in text: beside the rest they would be beyond the right edge of a cell.
+        shown = html.table_block(headline, titles, rows) + html.table_block(_REASONS, ("platform", ""), reasons)
+        return {"text/plain": "\n".join(plain), "text/html": shown}
 
 
 def _listed(finding: Finding, told: Iterable[tuple[str, str, QuotaReading]]) -> Listed:
