@@ -19,13 +19,14 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from types import MappingProxyType
 from typing import Final, get_args
 
 import orjson
 
-from orchestrai.errors import InvalidSettings, PlatformError, nearest
+from orchestrai.errors import InvalidSettings, PlatformError
 from orchestrai.platforms import process, transcript, wire
+from orchestrai.platforms.arguments import at_least_1, one_of
+from orchestrai.platforms.arguments import limits as checked_limits
 from orchestrai.platforms.catalogue import default_model
 from orchestrai.platforms.claude_session import Session
 from orchestrai.platforms.claude_turn import LOGIN
@@ -63,7 +64,6 @@ _QUOTA_EVERY_S: Final = 300.0  # seconds between two readings of the plan's wind
 _MOST_PROMPTS: Final = 200  # that one process answers
 _EFFORTS: Final = {"minimal": "low", "low": "low", "medium": "medium", "high": "high"}
 _MODELS: Final = re.compile(r"claude-|(default|haiku|sonnet|opus|opusplan|fable)(\[1m\])?$")
-_LIMITS: Final = ("rpm", "tpm", "rpd")
 
 
 class ClaudeCode:
@@ -110,25 +110,15 @@ class ClaudeCode:
         persistent: bool = True,
         idle_s: float = 60.0,
     ) -> None:
-        if concurrency is not None and (isinstance(concurrency, bool) or not concurrency >= 1):
-            raise InvalidSettings(f"{name}: concurrency is a whole number of at least 1, not {concurrency!r}.")
-        for field, value, known in (
-            ("effort", effort, (None, *get_args(Effort))),
-            ("data_use", data_use, get_args(DataUse)),
-            *(("limits", key, _LIMITS) for key in limits or {}),
-        ):
-            if value not in known:
-                words = f"{name}: {field} knows no {value!r}.{nearest(str(value), map(str, known))}"
-                raise InvalidSettings(words)
         if not all(isinstance(text, str) for pair in (env or {}).items() for text in pair):
             raise InvalidSettings(f"{name}: env holds names and values that are both text.")
         self.name = name
         self.model = model or default_model("claude_code")
-        self.data_use = data_use
-        self.limits: Mapping[str, float] = MappingProxyType({k: v for k, v in (limits or {}).items() if v is not None})
-        self._concurrency = concurrency
+        self.data_use: DataUse = one_of(name, "data_use", data_use, get_args(DataUse))
+        self.limits = checked_limits(name, limits or {})
+        self._concurrency = None if concurrency is None else at_least_1(name, "concurrency", concurrency)
         self._binary = str(binary) if binary is not None else None
-        self._effort = effort
+        self._effort = None if effort is None else one_of(name, "effort", effort, get_args(Effort))
         self._env = process.Environment(env or {})
         self._persistent = persistent
         self._idle_s = idle_s

@@ -21,13 +21,14 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final, get_args
 
 import orjson
 
-from orchestrai.errors import InvalidSettings, PlatformError, nearest
+from orchestrai.errors import PlatformError
 from orchestrai.platforms import chat_completions, codex_home, codex_output, codex_quota, process, transcript
+from orchestrai.platforms.arguments import at_least_1, one_of
+from orchestrai.platforms.arguments import limits as checked_limits
 from orchestrai.platforms.catalogue import default_model
 from orchestrai.platforms.cli_state import CliState, older
 from orchestrai.platforms.codex_home import INSTALL, LOGIN
@@ -43,7 +44,6 @@ _MOST: Final = 8  # at once; more gained nothing on two cores
 _EXIT_S: Final = 1.0  # seconds that it gets to end by itself after its last word
 _NO_SYSTEM: Final = "Answer the user."  # without a file of instructions it sends its own 17 kB
 _MODELS: Final = re.compile(r"gpt-(?!oss)|codex-|o\d")
-_LIMITS: Final = ("rpm", "tpm", "rpd")
 _PROVIDER: Final = "orchestrai"
 _SEALED: Final = (
     *("exec", "--json", "--skip-git-repo-check", "--ephemeral", "--ignore-user-config", "--ignore-rules"),
@@ -108,21 +108,14 @@ class Codex:
         env: Mapping[str, str] | None = None,
         config: Mapping[str, Any] | None = None,
     ) -> None:
-        if concurrency is not None and (isinstance(concurrency, bool) or not concurrency >= 1):
-            raise InvalidSettings(f"{name}: concurrency is a whole number of at least 1, not {concurrency!r}.")
-        for field, value, known in (
-            ("tier", tier, get_args(Tier)),
-            ("data_use", data_use, get_args(DataUse)),
-            *(("limits", key, _LIMITS) for key in limits or {}),
-        ):
-            if value not in known:
-                raise InvalidSettings(f"{name}: {field} knows no {value!r}.{nearest(str(value), known)}")
         self.name = name
         self.model = model or default_model("chatgpt")
-        self.tier: Tier = tier
-        self.data_use: DataUse = data_use
-        self.limits: Mapping[str, float] = MappingProxyType({k: v for k, v in (limits or {}).items() if v is not None})
-        self.concurrency = concurrency or process.places(process.free_memory(), _MEMORY, _MOST)
+        self.tier: Tier = one_of(name, "tier", tier, get_args(Tier))
+        self.data_use: DataUse = one_of(name, "data_use", data_use, get_args(DataUse))
+        self.limits = checked_limits(name, limits or {})
+        if concurrency is None:
+            concurrency = process.places(process.free_memory(), _MEMORY, _MOST)
+        self.concurrency = at_least_1(name, "concurrency", concurrency)
         self._given_binary = binary
         self._home = codex_home.home_of(home)
         self._environment = process.Environment(env or {})
@@ -150,7 +143,7 @@ class Codex:
         path = codex_home.binary_of(binary)
         if path is None:
             return CliState(False, None, None, f"codex is not on PATH. Run: {INSTALL}; then {LOGIN}")
-        version = process.version(path, timeout_s=1.5)
+        version = process.version(path, timeout_s=10.0)
         if version is None:
             return CliState(False, None, None, f"{path} told no version. Run: {INSTALL}", path)
         if older(version, OLDEST_VERSION):

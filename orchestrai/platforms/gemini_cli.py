@@ -16,12 +16,13 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from pathlib import Path
-from types import MappingProxyType
 from typing import Final, get_args
 
-from orchestrai.errors import InvalidSettings, PlatformError, nearest
+from orchestrai.errors import PlatformError
 from orchestrai.platforms import gemini_cli_home as homes
 from orchestrai.platforms import process, transcript
+from orchestrai.platforms.arguments import at_least_1, one_of
+from orchestrai.platforms.arguments import limits as checked_limits
 from orchestrai.platforms.catalogue import default_model
 from orchestrai.platforms.cli_state import CliState, older
 from orchestrai.platforms.gemini_cli_agent import MOST_PROMPTS, Agent, NoPersistentMode
@@ -39,7 +40,6 @@ _IDLE_S: Final = 60.0  # seconds after which a process without work ends
 _EXIT_S: Final = 2.0  # seconds that a process gets to end by itself
 _NO_SYSTEM: Final = "Answer the user."  # without a file of instructions it sends its own 23 kB
 _COMMAND: Final = re.compile(r"\s*[/$]\s*[A-Za-z][\w:-]*(\s|$)")  # its first word could name one
-_LIMITS: Final = ("rpm", "tpm", "rpd")
 
 
 class GeminiCLI:
@@ -85,24 +85,18 @@ class GeminiCLI:
         data_use: DataUse | None = None,
         env: Mapping[str, str] | None = None,
     ) -> None:
-        if concurrency is not None and (isinstance(concurrency, bool) or not concurrency >= 1):
-            raise InvalidSettings(f"{name}: concurrency is a whole number of at least 1, not {concurrency!r}.")
-        for field, value, known in (
-            ("login", login, (None, *LOGINS)),
-            ("tier", tier, (None, *get_args(Tier))),
-            ("data_use", data_use, (None, *get_args(DataUse))),
-            *(("limits", key, _LIMITS) for key in limits or {}),
-        ):
-            if value not in known:
-                raise InvalidSettings(f"{name}: {field} knows no {value!r}.{nearest(str(value), map(str, known))}")
         self.name = name
         self.model = model or default_model("gemini_cli")
-        self.login = login or homes.login_of(homes.person_home(home))
-        self.tier: Tier = tier or ("paid" if self.login == API_KEY else "free")
+        self.login = one_of(name, "login", login, LOGINS) if login else homes.login_of(homes.person_home(home))
+        usual = "paid" if self.login == API_KEY else "free"
+        self.tier: Tier = one_of(name, "tier", tier or usual, get_args(Tier))
         trained = self.login != API_KEY and self.tier == "free"
-        self.data_use: DataUse = data_use or ("may_train" if trained else "unknown")
-        self.limits: Mapping[str, float] = MappingProxyType({k: v for k, v in (limits or {}).items() if v is not None})
-        self.concurrency = concurrency or process.places(process.free_memory(), _MEMORY, _MOST)
+        usual = "may_train" if trained else "unknown"
+        self.data_use: DataUse = one_of(name, "data_use", data_use or usual, get_args(DataUse))
+        self.limits = checked_limits(name, limits or {})
+        if concurrency is None:
+            concurrency = process.places(process.free_memory(), _MEMORY, _MOST)
+        self.concurrency = at_least_1(name, "concurrency", concurrency)
         self._binary = None if binary is None else str(binary)
         self._person = homes.person_home(home)
         self._env = process.Environment(env or {})
