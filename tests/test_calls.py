@@ -424,7 +424,7 @@ def test_a_ledger_that_cannot_be_read_ends_the_call_with_its_error(tmp_path):
 
     class Failing(sqlite3.Connection):
         def execute(self, sql, *rest):
-            if broken and "FROM tasks t" in sql:
+            if broken and "FROM answer_keys" in sql:
                 raise sqlite3.OperationalError("disk I/O error")
             return super().execute(sql, *rest)
 

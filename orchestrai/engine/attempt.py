@@ -20,8 +20,7 @@ from orchestrai.engine.lane import Lane
 from orchestrai.engine.request import request_for, with_parts
 from orchestrai.errors import InvalidInput, PlatformError
 from orchestrai.ids import new_id, now_us
-from orchestrai.ledger.rows import AttemptRow, OfferRow, Payload, SendRow
-from orchestrai.ledger.writer import Grant
+from orchestrai.ledger.rows import AttemptRow, OfferRow, SendRow, SystemRow
 from orchestrai.limits.admission import Ticket
 from orchestrai.messages import Message, canonical, lone_surrogate, messages_of
 from orchestrai.platforms.protocol import Reply, Request
@@ -50,16 +49,15 @@ async def attempt(run: Run, item: Item, lane: Lane, ticket: Ticket, size: int | 
         size: Its input, estimated [tokens].
     """
     work = item.work or run.books.begin(item)
-    attempt_id = new_id()
-    leaves = False
+    recorded = None
     try:
-        request = await _recorded(run, item, work, attempt_id, size)
-        leaves = request is not None
+        recorded = await _recorded(run, item, work, size)
     finally:
-        if not leaves:
+        if recorded is None:
             lane.unused(ticket)
-    if request is None:
+    if recorded is None:
         return
+    send_seq, request = recorded
     work.attempts += 1
     work.tries += 1
     loop = asyncio.get_running_loop()
@@ -70,7 +68,7 @@ async def attempt(run: Run, item: Item, lane: Lane, ticket: Ticket, size: int | 
         reply, error = await _answer(run, item, request)
     except asyncio.CancelledError:
         lane.unused(ticket)
-        _record(run, item, work, attempt_id, loop.time() - started, None, _CANCELLED, final=False)
+        _record(run, item, work, send_seq, loop.time() - started, None, _CANCELLED, final=False)
         raise
     _end(lane, ticket, reply, error)
     parsed: Any = None
@@ -84,37 +82,41 @@ async def attempt(run: Run, item: Item, lane: Lane, ticket: Ticket, size: int | 
     latency_s = loop.time() - started
     if error is None:
         assert reply is not None
-        _record(run, item, work, attempt_id, latency_s, reply, None, final=True, parsed=parsed)
+        _record(run, item, work, send_seq, latency_s, reply, None, final=True, parsed=parsed)
     elif (wait_s := _next_wait(run, item, work, lane, request, error, invalid, reply)) is not None:
-        _record(run, item, work, attempt_id, latency_s, reply, error, final=False)
+        _record(run, item, work, send_seq, latency_s, reply, error, final=False)
         run.later(item, wait_s)
     elif item.has_another_offer and not run.pieces:  # who has seen a part of an answer gets no other one
-        _record(run, item, work, attempt_id, latency_s, reply, error, final=False)
+        _record(run, item, work, send_seq, latency_s, reply, error, final=False)
         run.fall_back(item, str(error))
     else:
-        _record(run, item, work, attempt_id, latency_s, reply, error, final=True)
+        _record(run, item, work, send_seq, latency_s, reply, error, final=True)
 
 
-async def _recorded(run: Run, item: Item, work: Work, attempt_id: str, size: int | None) -> Request | None:
-    """Make commit 1; return the request that may leave now, or None when none may."""
+async def _recorded(run: Run, item: Item, work: Work, size: int | None) -> tuple[int, Request] | None:
+    """Make commit 1; return the number of the request that may leave now and the request, or None when none may."""
     try:
-        request = request_for(item, work, attempt_id)
+        request = request_for(item, work, new_id())
     except InvalidInput as gone:  # a file changed or vanished since the task was made
         run.books.settle_failure(item, "input", str(gone))
         return None
     offer = run.books.offer_row(item.offer)
-    kept: tuple[Payload | OfferRow, ...] = ()
-    if work.attempts == 0 and run.options.keep_texts:
-        kept = _texts(item.task, work, run)
-    if offer.offer_id not in run.books.kept_offers:
-        kept = (*kept, offer)
+    prompt = _prompt(item.task) if work.attempts == 0 and run.options.keep_texts else None
+    kept: tuple[OfferRow | SystemRow, ...] = () if offer.offer_id in run.books.kept_offers else (offer,)
+    if item.task.system and prompt is not None:
+        kept = (*kept, *run.books.system_row(item.task.system))
     since = item.since if work.attempts == 0 else None  # a task that has begun goes on, whoever else answers it
     row = _send_row(run, item, work, request, offer, size)
-    if await run.journal.open(row, run.books.claim(item), since, kept) is not Grant.GRANTED:
+    grant = await run.journal.open(row, run.books.claim(item), since, prompt, kept)
+    if not isinstance(grant, int):
         run.hold(item)
         return None
+    if work.first_send is None:
+        work.first_send = grant
     run.books.kept_offers.add(offer.offer_id)
-    return request
+    if row.system_digest is not None:
+        run.books.kept_systems.add(row.system_digest)
+    return grant, request
 
 
 def _end(lane: Lane, ticket: Ticket, reply: Reply | None, error: PlatformError | None) -> None:
@@ -224,10 +226,12 @@ def _next_wait(
 def _send_row(run: Run, item: Item, work: Work, request: Request, offer: OfferRow, size: int | None) -> SendRow:
     task = item.task
     return SendRow(
+        0,
         request.attempt_id,
         work.task_id,
         work.attempts + 1,
         work.kind,
+        work.first_send,
         run.books.batch_id,
         item.index,
         item.sample,
@@ -253,7 +257,7 @@ def _record(
     run: Run,
     item: Item,
     work: Work,
-    attempt_id: str,
+    send_seq: int,
     latency_s: float,
     reply: Reply | None,
     error: PlatformError | None,
@@ -279,13 +283,14 @@ def _record(
     work.list_cost = None if work.list_cost is None or list_cost is None else work.list_cost + list_cost
     now = now_us()
     if error is None:
-        work.answered_at, work.answer_attempt_id = now, attempt_id
+        work.answered_at = now
+    several = final and work.attempts > 1
     cancelled = error is _CANCELLED
     limits = seen.rate_limits if seen is not None else None
-    row = AttemptRow(  # by position: 34 names would cost 5 µs
-        attempt_id,
-        work.task_id,
+    row = AttemptRow(  # by position: 37 names would cost 5 µs
+        send_seq,
         "succeeded" if error is None else "cancelled" if cancelled else "failed",  # status
+        int(final),  # settles
         None if error is None else "cancelled" if cancelled else error.kind,  # error_class
         None if error is None else type(error.__cause__ or error).__name__,  # error_type
         None if error is None else str(error),  # error_message
@@ -317,6 +322,9 @@ def _record(
         (seen.request_id if seen is not None else None) or (error.request_id if error else None),  # request_id
         limits.requests_left if limits is not None else None,  # rl_requests_left
         limits.tokens_left if limits is not None else None,  # rl_tokens_left
+        work.cost if several else None,  # task_cost
+        work.list_cost if several else None,  # task_list_cost
+        run.books.since_began_ms(work) if several else None,  # task_ms
     )
     if price is not None:
         run.books.note_price(price)
@@ -339,15 +347,12 @@ def _price(run: Run, item: Item, seen: Reply | None) -> Price | None:
     return price_of(run.prices, offer.platform, seen.model or offer.model, offer.model, seen.service_tier)
 
 
-def _texts(task: Task, work: Work, run: Run) -> tuple[Payload, ...]:
-    """Return what the ledger keeps of a prompt: its text, or its messages as JSON with files by their digest."""
+def _prompt(task: Task) -> tuple[str, str]:
+    """Return kind and text of what the ledger keeps of a prompt: itself, or its messages as JSON with files by digest."""
     if isinstance(task.prompt, str) and not task.files:
-        prompt = Payload(work.task_id, "prompt", task.prompt)
-    else:
-        messages = with_parts(messages_of(task.prompt), attached(task)) if task.files else task.prompt
-        prompt = Payload(work.task_id, "messages", orjson.dumps(canonical(messages)).decode())
-    digest = run.books.system_digest(task.system)
-    return (prompt,) if digest is None or task.system is None else (prompt, Payload(digest, "system", task.system))
+        return "prompt", task.prompt
+    messages = with_parts(messages_of(task.prompt), attached(task)) if task.files else task.prompt
+    return "messages", orjson.dumps(canonical(messages)).decode()
 
 
 def _told_ms(error: PlatformError) -> int | None:

@@ -13,7 +13,6 @@ import random
 from collections import deque
 from collections.abc import Callable, Mapping
 from decimal import Decimal
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from orchestrai import tokens
@@ -25,7 +24,6 @@ from orchestrai.engine.lane import ELSEWHERE_S, Lane, TurnedAway
 from orchestrai.engine.progress import Progress
 from orchestrai.engine.reuse import usable
 from orchestrai.errors import LedgerError
-from orchestrai.ledger import queries
 from orchestrai.ledger.lock import is_alive
 from orchestrai.ledger.queries import StoredAnswer
 from orchestrai.limits.cooldown import PATIENCE_S
@@ -180,16 +178,14 @@ class Run:
             return
         answers: dict[bytes, list[StoredAnswer]] = {}
         if self.options.reuse or self.books.scope:
-            keys, scope = [item.key for item in fresh], self.books.scope
             try:
-                newest, answers = await self.engine.ledger.read_soon(
-                    lambda c: (queries.newest_task(c), queries.find_answers(c, keys, scope))
-                )
+                found = await self.engine.ledger.find_answers([item.key for item in fresh], self.books.scope)
             except LedgerError as error:
                 self._break(error)  # who waits for these tasks learns it from the call
                 raise
+            answers = found.answers
             for item in fresh:
-                item.since = newest
+                item.since = found.newest
         if any(item.task.priority is not None for item in fresh):
             fresh.sort(key=lambda item: _DEFAULT_PRIORITY if item.task.priority is None else item.task.priority)
         for item in fresh:
@@ -353,11 +349,9 @@ class Run:
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, _HELD_MOST_S)
             held = dict(self._held)  # as it is looked for: what is held meanwhile waits for the next look
-            keys = [item.key for item in held.values()]
-            look = partial(_look, keys=keys, claims=list(held), batch_id=self.books.scope)
             try:
-                newest, answers, working = await ledger.read_soon(look)
-                owners = {claim.owner_id for claim in working.values()}
+                found = await ledger.find_answers([item.key for item in held.values()], self.books.scope, list(held))
+                owners = {claim.owner_id for claim in found.working.values()}
                 if any(not is_alive(ledger.folder / "owners", owner) for owner in owners):
                     await ledger.recover()
                     continue
@@ -365,11 +359,11 @@ class Run:
                 self._break(error)
                 return
             for claim, item in held.items():
-                if self._settle_from_ledger(item, answers.get(item.key)):
+                if self._settle_from_ledger(item, found.answers.get(item.key)):
                     del self._held[claim]
-                elif claim not in working:
+                elif claim not in found.working:
                     del self._held[claim]
-                    item.since = newest
+                    item.since = found.newest
                     self._enqueue(item)
 
     # Settling and publishing.
@@ -379,7 +373,7 @@ class Run:
         for answer in answers or ():
             found = usable(answer, item)
             if found is not None:
-                self.books.settle_reused(item, found, answer.attempt_id, answer.task_id)
+                self.books.settle_reused(item, found, answer.task_id)
                 return True
         return False
 
@@ -414,14 +408,3 @@ class Run:
         if self.error is None:
             self.error = error
         self.stop("stopped")
-
-
-def _look(
-    connection: Any, *, keys: list[bytes], claims: list[bytes], batch_id: str | None
-) -> tuple[int, dict[bytes, list[StoredAnswer]], dict[bytes, queries.Claim]]:
-    # In this order: an answer that comes after the newest task was read is noticed when the task is opened.
-    return (
-        queries.newest_task(connection),
-        queries.find_answers(connection, keys, batch_id),
-        queries.claims_on(connection, claims),
-    )

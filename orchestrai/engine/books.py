@@ -20,7 +20,7 @@ from orchestrai.engine.reuse import reused_result
 from orchestrai.errors import ErrorClass, LedgerError
 from orchestrai.ids import new_id, now_us
 from orchestrai.ledger import queries
-from orchestrai.ledger.rows import AttemptRow, OfferRow, Payload, QuotaRow, TaskRow
+from orchestrai.ledger.rows import AttemptRow, OfferRow, OutcomeRow, QuotaRow, SystemRow
 from orchestrai.ledger.writer import Settling
 from orchestrai.platforms.protocol import Platform, QuotaReading, Reply
 from orchestrai.pricing import Price, from_pico, to_pico
@@ -88,6 +88,7 @@ class Books:
         self._readings: dict[tuple[str, str, str], tuple[float | None, int | None]] = {}  # newest of each window
         self.kept_offers: set[int] = set()  # ids of those that are in the ledger
         self._systems: dict[str, str] = {}  # digests of system prompts
+        self.kept_systems: set[str] = set()  # digests of those that are in the ledger
 
     async def open_call(self, items: list[Item] | None, total: int | None) -> None:
         """Record the call, or continue the unfinished one of the same name and tasks.
@@ -164,6 +165,17 @@ class Books:
             known = self._systems[system] = hashlib.sha256(system.encode("utf-8")).hexdigest()
         return known
 
+    def system_row(self, system: str) -> tuple[SystemRow, ...]:
+        """Return the row that keeps a system prompt, at its first use in this call."""
+        digest = self.system_digest(system)
+        if digest is None or digest in self.kept_systems:
+            return ()
+        return (SystemRow(digest, system),)
+
+    def since_began_ms(self, work: Work) -> float | None:
+        """Return how long ago the first request of a task left [ms]; None when none did."""
+        return None if work.began is None else (self._engine.loop.loop.time() - work.began) * 1000
+
     def offer_row(self, offer: Offer) -> OfferRow:
         """Return the row that says how a request was routed; made once for each offer."""
         row = self._offers.get(id(offer))
@@ -215,7 +227,7 @@ class Books:
 
     def record(self, row: AttemptRow, latency_s: float, quota: tuple[QuotaRow, ...] = ()) -> None:
         """Record an attempt that does not settle its task."""
-        self.journal.settle(Settling(row, None, None, quota, None), latency_s)
+        self.journal.settle(Settling(row, quota=quota), latency_s)
 
     def settle_success(
         self,
@@ -230,8 +242,7 @@ class Books:
         output = reply.text if item.schema is None else item.schema.output(parsed, reply.text)
         model = sys.intern(reply.model) if reply.model else item.offer.model  # a few models, many answers
         result = self._result(item, "succeeded", output=output, parsed=parsed, model=model, reply=reply)
-        texts = (Payload(row.attempt_id, "answer", reply.text),) if self._options.keep_texts else ()
-        self._settle(item, result, row, latency_s, texts + quota)
+        self._settle(item, result, row, latency_s, quota, reply.text if self._options.keep_texts else None)
 
     def settle_failure(
         self,
@@ -303,50 +314,57 @@ class Books:
         result: Result,
         row: AttemptRow | None,
         latency_s: float | None,
-        kept: tuple[Payload | QuotaRow, ...] = (),
+        quota: tuple[QuotaRow, ...] = (),
+        answer: str | None = None,
     ) -> None:
         """Write commit 2 of a task, and of the equal tasks that take its answer."""
         self._left(item)
-        assert item.work is not None
-        answer_id = item.work.answer_attempt_id
-        task = self._task_row(item, result, answer_id)
+        work = item.work
+        assert work is not None
         self.unpublished += 1
-        published = partial(self._published, item.position, result)
-        self.journal.settle(Settling(row, task, self.claim(item), kept, published), latency_s)
-        self._settle_copies(item, result, answer_id, item.work.task_id)
+        settling = Settling(
+            row,
+            answer,
+            item.key if answer is not None and result.finish_reason != "length" else None,
+            self._outcome(item, result) if row is None else None,
+            (self.claim(item), work.task_id),
+            quota,
+            partial(self._published, item.position, result),
+        )
+        self.journal.settle(settling, latency_s)
+        self._settle_copies(item, result, work.task_id)
 
-    def _settle_copies(self, item: Item, result: Result, answer_id: str | None, source: str) -> None:
+    def _settle_copies(self, item: Item, result: Result, source: str) -> None:
         """Give the equal tasks the outcome of the one that was asked."""
         for copy in item.copies or ():
-            self._settle_as(copy, result, answer_id, source)
+            self._settle_as(copy, result, source)
         item.copies = None
 
-    def _settle_as(self, item: Item, found: Result, answer_id: str | None, source: str) -> None:
+    def _settle_as(self, item: Item, found: Result, source: str) -> None:
         """Settle a task with the outcome of another, equal one."""
         work = self.begin(item)
         result = reused_result(item, found, self.batch_id, work.task_id)
         work.list_cost = to_pico(result.list_cost)
         self._left(item)
-        row = self._task_row(item, result, answer_id, reused_from=source)
+        outcome = self._outcome(item, result, reused_from=source)
         self.unpublished += 1
-        self.journal.settle(Settling(None, row, None, (), partial(self._published, item.position, result)))
+        self.journal.settle(Settling(outcome=outcome, committed=partial(self._published, item.position, result)))
 
-    def settle_reused(self, item: Item, found: Result, answer_id: str, source: str) -> None:
+    def settle_reused(self, item: Item, found: Result, source: str) -> None:
         """Settle a task, and the equal ones of the call, with an answer of the ledger.
 
         Args:
             item: The task.
             found: The answer as a result.
-            answer_id: The attempt that gave it.
             source: The task that was asked then.
         """
-        self._settle_as(item, found, answer_id, source)
-        self._settle_copies(item, found, answer_id, source)
+        self._settle_as(item, found, source)
+        self._settle_copies(item, found, source)
 
-    def _task_row(self, item: Item, result: Result, answer_id: str | None, reused_from: str | None = None) -> TaskRow:
+    def _outcome(self, item: Item, result: Result, reused_from: str | None = None) -> OutcomeRow:
         task, work = item.task, item.work
         assert work is not None
-        return TaskRow(
+        return OutcomeRow(
             work.task_id,
             self.batch_id,
             item.index,
@@ -356,7 +374,6 @@ class Books:
             result.error_class,
             excerpt(result.error, 500) if result.error else None,
             result.attempts,
-            answer_id,
             reused_from,
             work.cost,
             work.list_cost,

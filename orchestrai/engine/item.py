@@ -31,8 +31,8 @@ class Work:
     follow_up: tuple[Message, ...] = ()  # the unusable answer and what was wrong with it
     failures: tuple[str, ...] = ()  # of the platforms that have failed it for good, in their words
     constrained: bool = True  # False once the platform refused to constrain the answer
+    first_send: int | None = None  # number of its first request
     answered_at: int | None = None
-    answer_attempt_id: str | None = None
 
 
 @dataclass(slots=True, eq=False)

@@ -52,7 +52,7 @@ async def read_quota(engine: Engine, platforms: Sequence[Platform]) -> None:
     rows = [row for rows in await asyncio.gather(*map(told, platforms)) for row in rows]
 
     def record(connection: Any) -> None:
-        insert(connection, rows)
+        insert(connection, QuotaRow, rows)
 
     if rows:
         await engine.journal.do(record)

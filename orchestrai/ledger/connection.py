@@ -110,7 +110,7 @@ class LedgerFile:
             for _ in range(_REPLAYS):
                 connection = self._writing()
                 connection.execute("BEGIN IMMEDIATE")
-                began = _inode(self._wal)
+                began, _ = _log(self._wal)
                 self._writer_inode = began
                 try:
                     value = work(connection)
@@ -119,8 +119,12 @@ class LedgerFile:
                     if connection.in_transaction:  # the error may itself have ended it (disk full does)
                         connection.execute("ROLLBACK")
                     raise
-                if _inode(self._wal) == began:
-                    self._checkpoint_if_large(connection)
+                inode, size = _log(self._wal)
+                if inode == began:
+                    if size > CHECKPOINT_AT:
+                        # What was committed is durable: a checkpoint without room on the disk takes nothing of it back.
+                        with contextlib.suppress(OSError, sqlite3.OperationalError):
+                            _checkpoint(connection)
                     return value
         raise LedgerDamaged(
             f"{self.path}: another program keeps replacing the ledger's log. Close programs that open this file "
@@ -130,7 +134,7 @@ class LedgerFile:
     def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run `work` on a reading connection; for one thread at a time, never across an await."""
         with explained(self.path):
-            inode = _inode(self._wal)
+            inode = _log(self._wal)[0]
             if self._reader is not None and inode != self._reader_inode:
                 with self.lock:
                     self._reader.close()
@@ -139,7 +143,7 @@ class LedgerFile:
                 self._reader = self._connect(str(self.path))
                 self._reader.execute("PRAGMA query_only = 1")
                 self._reader.execute("SELECT 1 FROM owners LIMIT 1").fetchall()  # maps the log
-                inode = _inode(self._wal)
+                inode = _log(self._wal)[0]
             self._reader_inode = inode
             return work(self._reader)
 
@@ -170,7 +174,7 @@ class LedgerFile:
 
     def _writing(self) -> sqlite3.Connection:
         """Return the writing connection, reopened when its log is no longer the file's log."""
-        if self._writer is not None and _inode(self._wal) != self._writer_inode:
+        if self._writer is not None and _log(self._wal)[0] != self._writer_inode:
             # Close first: two connections to different logs of one file end in disk I/O errors.
             self._writer.close()
             self._writer = None
@@ -180,12 +184,6 @@ class LedgerFile:
             self._writer.execute("PRAGMA wal_autocheckpoint = 0")
             self._writer.execute(_WAIT)
         return self._writer
-
-    def _checkpoint_if_large(self, connection: sqlite3.Connection) -> None:
-        # What was committed is durable: a checkpoint that finds no room on the disk takes nothing of it back.
-        with contextlib.suppress(OSError, sqlite3.OperationalError):
-            if os.stat(self._wal).st_size > CHECKPOINT_AT:  # noqa: PTH116 - on the path of every commit
-                _checkpoint(connection)
 
 
 def _checkpoint(connection: sqlite3.Connection) -> None:
@@ -333,8 +331,10 @@ def _is_full(path: Path) -> bool:
     return False
 
 
-def _inode(path: str) -> int | None:
+def _log(path: str) -> tuple[int | None, int]:
+    """Return the inode and the size [bytes] of the log; without a log there is none."""
     try:
-        return os.stat(path).st_ino  # noqa: PTH116 - twice on the path of every commit
+        found = os.stat(path)  # noqa: PTH116 - on the path of every commit
     except FileNotFoundError:
-        return None
+        return None, 0
+    return found.st_ino, found.st_size

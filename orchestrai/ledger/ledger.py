@@ -8,19 +8,33 @@ import os
 import socket
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from orchestrai.errors import LedgerError
 from orchestrai.ids import new_id, now_us
+from orchestrai.ledger import queries
+from orchestrai.ledger.answers import RecentAnswers
 from orchestrai.ledger.connection import Connect, LedgerFile, connect, explained
 from orchestrai.ledger.lock import SignOfLife
+from orchestrai.ledger.queries import Claim, StoredAnswer
 from orchestrai.ledger.recovery import recover
 from orchestrai.ledger.writer import Journal
 
 T = TypeVar("T")
+
+
+class Found(NamedTuple):
+    """What the ledger has on some tasks."""
+
+    newest: int
+    """Number of the newest answer there was; an opening says it, so that a newer one is noticed."""
+    answers: dict[bytes, list[StoredAnswer]]
+    """By key, newest first."""
+    working: dict[bytes, Claim]
+    """By claim."""
 
 
 class Ledger:
@@ -42,6 +56,7 @@ class Ledger:
         self.file = LedgerFile(folder, connect)
         self.owner_id = new_id()
         self._reading = threading.Lock()
+        self._answers = RecentAnswers()
         self._readers: ThreadPoolExecutor | None = None
         self.journal: Journal | None = None
         me = (self.owner_id, os.getpid(), socket.gethostname(), now_us(), lib_version)
@@ -69,6 +84,27 @@ class Ledger:
         if self._readers is None:
             self._readers = ThreadPoolExecutor(1, thread_name_prefix="orchestrai-reader")
         return await asyncio.get_running_loop().run_in_executor(self._readers, self.read, work)
+
+    def find_answers(
+        self, keys: Sequence[bytes], batch_id: str | None = None, claims: Sequence[bytes] = ()
+    ) -> Awaitable[Found]:
+        """Look for answers to these keys, and for who works on these claims; without holding up the loop.
+
+        Args:
+            keys: Task keys.
+            batch_id: Take answers of this batch alone.
+            claims: Claims that are looked for too.
+        """
+
+        def look(connection: sqlite3.Connection) -> Found:
+            # In this order: an answer that comes after the newest was read is noticed when its task is opened.
+            sends = self._answers.find(connection, keys)
+            newest = self._answers.newest
+            return Found(
+                newest, queries.stored_answers(connection, sends, batch_id), queries.claims_on(connection, claims)
+            )
+
+        return self.read_soon(look)
 
     async def recover(self) -> int:
         """Take over from owners that died since this ledger was opened; returns the attempts now in doubt."""

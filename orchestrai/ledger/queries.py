@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final, NamedTuple, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple
 
+from orchestrai.ledger.answers import chunks
 from orchestrai.ledger.rows import QuotaRow
 
-T = TypeVar("T")
-
-_CHUNK: Final = 500  # keys per statement, below SQLite's limit of 999 parameters in old builds
-
-
 _ANSWERS: Final = """
-SELECT t.key, t.task_id, a.list_cost, a.attempt_id, a.model_used, a.input_tokens, a.cache_read_tokens,
-       a.cache_write_tokens, a.output_tokens, a.reasoning_tokens, a.usage_source, a.finish_reason, a.finished_at,
-       o.platform, o.model_requested, o.tier, o.demo, p.text
-FROM tasks t
-JOIN attempts a ON a.attempt_id = t.answer_attempt_id
-JOIN sends s ON s.attempt_id = t.answer_attempt_id
+SELECT s.key, s.task_id, a.list_cost, s.seq, a.model_used, a.input_tokens, a.cache_read_tokens, a.cache_write_tokens,
+       a.output_tokens, a.reasoning_tokens, a.usage_source, a.finish_reason, a.finished_at, o.platform,
+       o.model_requested, o.tier, o.demo, t.text
+FROM sends s
+JOIN attempts a ON a.send_seq = s.seq
 JOIN offers o USING (offer_id)
-JOIN payloads p ON p.ref = t.answer_attempt_id AND p.kind = 'answer'
-WHERE t.status = 'succeeded' AND t.reused_from IS NULL AND a.finish_reason IS NOT 'length'
+JOIN answers t ON t.send_seq = s.seq
 """
 
 
@@ -32,7 +26,7 @@ class StoredAnswer(NamedTuple):
     key: bytes
     task_id: str
     list_cost: int | None
-    attempt_id: str
+    send_seq: int
     model: str | None
     input_tokens: int | None
     cache_read_tokens: int | None
@@ -54,56 +48,36 @@ class Claim(NamedTuple):
 
     claim: bytes
     task_id: str
-    attempt_id: str
+    send_seq: int
     owner_id: str
 
 
-def newest_task(connection: sqlite3.Connection) -> int:
-    """Return the sequence number of the task settled last; 0 in a new ledger."""
-    (newest,) = connection.execute("SELECT coalesce(max(seq), 0) FROM tasks").fetchone()
-    return int(newest)
-
-
-def find_answers(
-    connection: sqlite3.Connection, keys: Iterable[bytes], batch_id: str | None = None
+def stored_answers(
+    connection: sqlite3.Connection, by_key: dict[bytes, list[int]], batch_id: str | None = None
 ) -> dict[bytes, list[StoredAnswer]]:
-    """Return the whole answers to the given keys, newest first.
+    """Return the answers that were found, newest first; those without a text any more are left out.
 
     Args:
         connection: A reading connection.
-        keys: Task keys.
+        by_key: Key → requests that answered it, newest first, as `RecentAnswers.find` returns them.
         batch_id: Take answers of this batch alone.
     """
     found: dict[bytes, list[StoredAnswer]] = {}
-    for chunk in _chunks(keys):
-        where = f"t.key IN ({_marks(chunk)}){' AND t.batch_id = ?' if batch_id else ''}"
-        rows = connection.execute(
-            f"{_ANSWERS} AND {where} ORDER BY t.seq DESC", [*chunk, batch_id] if batch_id else chunk
-        )
-        for row in rows:
+    for chunk in chunks(send_seq for sends in by_key.values() for send_seq in sends):
+        where = f"WHERE s.seq IN ({_marks(chunk)}){' AND s.batch_id = ?' if batch_id else ''}"
+        for row in connection.execute(f"{_ANSWERS} {where}", [*chunk, batch_id] if batch_id else chunk):
             found.setdefault(row[0], []).append(StoredAnswer(*row))
+    for answers in found.values():
+        answers.sort(key=lambda answer: answer.send_seq, reverse=True)
     return found
-
-
-def newer_answers(connection: sqlite3.Connection, since: dict[bytes, int]) -> set[bytes]:
-    """Return the keys that were answered after the given sequence numbers."""
-    newer: set[bytes] = set()
-    for chunk in _chunks(since):
-        rows = connection.execute(
-            f"SELECT key, max(seq) FROM tasks WHERE key IN ({_marks(chunk)}) AND status = 'succeeded' "  # noqa: S608 - marks only
-            "AND reused_from IS NULL GROUP BY key",
-            chunk,
-        )
-        newer.update(key for key, seq in rows if seq > since[key])
-    return newer
 
 
 def claims_on(connection: sqlite3.Connection, claims: Iterable[bytes]) -> dict[bytes, Claim]:
     """Return who works on the given tasks."""
     found: dict[bytes, Claim] = {}
-    for chunk in _chunks(claims):
+    for chunk in chunks(claims):
         rows = connection.execute(
-            f"SELECT claim, task_id, attempt_id, owner_id FROM claims WHERE claim IN ({_marks(chunk)})",  # noqa: S608 - marks only
+            f"SELECT claim, task_id, send_seq, owner_id FROM claims WHERE claim IN ({_marks(chunk)})",  # noqa: S608 - marks only
             chunk,
         )
         found.update((row[0], Claim(*row)) for row in rows)
@@ -132,12 +106,6 @@ def running_batch(connection: sqlite3.Connection, name: str, digest: bytes) -> s
         (name, digest),
     ).fetchone()
     return row[0] if row else None
-
-
-def _chunks(values: Iterable[T]) -> Iterator[Sequence[T]]:
-    listed = list(values)
-    for start in range(0, len(listed), _CHUNK):
-        yield listed[start : start + _CHUNK]
 
 
 def _marks(chunk: Sequence[Any]) -> str:

@@ -34,22 +34,22 @@ def recover(connection: sqlite3.Connection, owners: Path) -> int:
 def _take_over(connection: sqlite3.Connection, owners: Path, owner: str) -> int:
     now = now_us()
     open_attempts = connection.execute(
-        "SELECT c.attempt_id, c.task_id FROM claims c LEFT JOIN attempts a USING (attempt_id) "
-        "WHERE c.owner_id = ? AND a.attempt_id IS NULL",
+        "SELECT c.send_seq FROM claims c LEFT JOIN attempts a USING (send_seq) "
+        "WHERE c.owner_id = ? AND a.send_seq IS NULL",
         (owner,),
     ).fetchall()
     insert(
         connection,
+        AttemptRow,
         [
             AttemptRow(
-                attempt_id,
-                task_id,
+                send_seq,
                 "in_doubt",
                 error_class="connection",
                 error_message="the process ended before the answer was recorded",
                 finished_at=now,
             )
-            for attempt_id, task_id in open_attempts
+            for (send_seq,) in open_attempts
         ],
     )
     connection.execute("DELETE FROM claims WHERE owner_id = ?", (owner,))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from itertools import chain, compress
+from itertools import chain, compress, repeat
+from operator import is_not
 from typing import Any, Final, NamedTuple
 
 
@@ -29,10 +30,12 @@ class OfferRow(NamedTuple):
 class SendRow(NamedTuple):
     """One request, before it leaves; see `schema` for the meaning of the columns."""
 
+    seq: int  # given when it is written; 0 before
     attempt_id: str
     task_id: str
     attempt_no: int
     attempt_kind: str  # first, retry, reroute, repair
+    prompt_seq: int | None  # the task's first request, which has its text; None when this is the first
     batch_id: str
     task_index: int
     sample: int
@@ -53,9 +56,9 @@ class SendRow(NamedTuple):
 class AttemptRow(NamedTuple):
     """How one request ended."""
 
-    attempt_id: str
-    task_id: str
+    send_seq: int
     status: str  # succeeded, failed, cancelled, in_doubt
+    settles: int = 0  # 1 when its task is settled by it
     error_class: str | None = None
     error_type: str | None = None
     error_message: str | None = None
@@ -87,10 +90,13 @@ class AttemptRow(NamedTuple):
     request_id: str | None = None
     rl_requests_left: int | None = None
     rl_tokens_left: int | None = None
+    task_cost: int | None = None  # of all attempts, where it settles a task that needed several
+    task_list_cost: int | None = None
+    task_ms: float | None = None
 
 
-class TaskRow(NamedTuple):
-    """How one task of a call was settled; its answer is the attempt it names."""
+class OutcomeRow(NamedTuple):
+    """How a task was settled that no attempt of its own settled."""
 
     task_id: str
     batch_id: str
@@ -101,7 +107,6 @@ class TaskRow(NamedTuple):
     error_class: str | None
     error: str | None
     attempts: int
-    answer_attempt_id: str | None
     reused_from: str | None  # task_id of the task whose answer was reused
     cost: int | None
     list_cost: int | None
@@ -126,49 +131,79 @@ class QuotaRow(NamedTuple):
     observed_at: int  # [µs since 1970]
 
 
-class Payload(NamedTuple):
-    """A text that is kept once."""
+class PromptRow(NamedTuple):
+    """The text of a task."""
 
-    ref: str  # task_id of a prompt, attempt_id of an answer, SHA-256 in hex of a system prompt
-    kind: str  # prompt, messages (JSON), system, answer
+    send_seq: int  # its first request
+    kind: str  # prompt, or messages (JSON)
     text: str
 
 
-_TOGETHER: Final = 16  # rows in one statement: below the 999 parameters of older builds of SQLite
-_FULL_PAYLOAD: Final = (True,) * len(Payload._fields)
+class AnswerRow(NamedTuple):
+    """The text that came back."""
+
+    send_seq: int
+    text: str
+
+
+class LoggedAnswer(NamedTuple):
+    """An answer that can be reused, as the log of answers has it."""
+
+    seq: int
+    key: bytes
+    send_seq: int
+
+
+class SystemRow(NamedTuple):
+    """A system prompt, kept once."""
+
+    digest: str  # SHA-256 in hex
+    text: str
+
 
 _TABLES: Final[dict[type, str]] = {
-    OfferRow: "offers",
-    SendRow: "sends",
+    AnswerRow: "answers",
     AttemptRow: "attempts",
-    TaskRow: "tasks",
+    LoggedAnswer: "answer_log",
+    OfferRow: "offers",
+    OutcomeRow: "outcomes",
+    PromptRow: "prompts",
     QuotaRow: "quota",
-    Payload: "payloads",
+    SendRow: "sends",
+    SystemRow: "systems",
 }
-Row = OfferRow | SendRow | AttemptRow | TaskRow | QuotaRow | Payload
+_TOGETHER: Final = (32, 16, 8)  # rows in one statement; fewer as they are
+_MOST_VALUES: Final = 999  # parameters of a statement that older builds of SQLite take
 
 
-def insert(connection: sqlite3.Connection, rows: Iterable[Row]) -> None:
+def insert(connection: sqlite3.Connection, kind: type, rows: Sequence[tuple[Any, ...]]) -> None:
     """Insert rows that are not there yet, leaving out what is None.
 
     sqlite3 spends longer on binding one None than on storing a number, and most rows are half empty: rows that
     fill the same columns share a statement (measured: 15 to 5 µs a row).
+
+    Args:
+        connection: In a transaction.
+        kind: Class of the rows, or what has its fields in their order.
+        rows: The rows.
     """
-    alike: dict[tuple[Any, tuple[bool, ...]], list[tuple[Any, ...]]] = {}
+    alike: dict[tuple[bool, ...], list[tuple[Any, ...]]] = {}
     for row in rows:
-        kind: Any = type(row)
-        if kind is Payload:  # always full
-            alike.setdefault((kind, _FULL_PAYLOAD), []).append(row)
-            continue
-        filled = tuple([value is not None for value in row])
-        alike.setdefault((kind, filled), []).append(tuple(compress(row, filled)))
-    for (kind, filled), values in alike.items():
+        filled = tuple(map(is_not, row, _NONES))
+        same = alike.get(filled)
+        if same is None:
+            same = alike[filled] = []
+        same.append(row if False not in filled else tuple(compress(row, filled)))
+    for filled, values in alike.items():
         statement = _statement(kind, filled)
         try:
             execute_together(connection, *statement, values)
         except (OverflowError, UnicodeEncodeError, sqlite3.ProgrammingError):
             # A value that no column can hold, said by somebody's adapter: its row is kept without it.
             execute_together(connection, *statement, [tuple(map(_storable, row)) for row in values])
+
+
+_NONES: Final = repeat(None)
 
 
 def _storable(value: Any) -> Any:
@@ -183,10 +218,10 @@ def _storable(value: Any) -> Any:
 def execute_together(
     connection: sqlite3.Connection, before: str, row: str, after: str, values: Sequence[tuple[Any, ...]]
 ) -> int:
-    """Run a statement that takes many rows, a few rows at a time; returns the number of rows changed.
+    """Run a statement that takes many rows, many rows at a time; returns the number of rows changed.
 
     sqlite3 gives the interpreter up at every step and must get it back, which takes long while a notebook computes:
-    one step for many rows instead of one for each.
+    one step for many rows instead of one for each. Few numbers of rows, so that few statements are prepared.
 
     Args:
         connection: In a transaction.
@@ -195,12 +230,18 @@ def execute_together(
         after: The rest of the statement.
         values: The rows.
     """
-    changed = 0
-    for start in range(0, len(values), _TOGETHER):
-        some = values[start : start + _TOGETHER]
-        statement = f"{before}{', '.join([row] * len(some))}{after}"
-        changed += connection.execute(statement, list(chain.from_iterable(some))).rowcount
+    changed = start = 0
+    while (left := len(values) - start) > 0:
+        count = next((size for size in _TOGETHER if size <= left and size * len(values[0]) <= _MOST_VALUES), left)
+        some = values[start : start + count]
+        changed += connection.execute(_together(before, row, after, count), [*chain.from_iterable(some)]).rowcount
+        start += count
     return changed
+
+
+@lru_cache(maxsize=1024)
+def _together(before: str, row: str, after: str, count: int) -> str:
+    return f"{before}{', '.join([row] * count)}{after}"
 
 
 @lru_cache(maxsize=512)

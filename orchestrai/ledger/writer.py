@@ -18,23 +18,39 @@ from typing import Any, Final, NamedTuple
 from orchestrai.errors import LedgerError
 from orchestrai.ids import now_us
 from orchestrai.ledger import queries
+from orchestrai.ledger.answers import RecentAnswers
 from orchestrai.ledger.connection import LedgerFile
-from orchestrai.ledger.rows import AttemptRow, OfferRow, Payload, QuotaRow, SendRow, TaskRow, execute_together, insert
+from orchestrai.ledger.rows import (
+    AnswerRow,
+    AttemptRow,
+    LoggedAnswer,
+    OfferRow,
+    OutcomeRow,
+    PromptRow,
+    QuotaRow,
+    SendRow,
+    SystemRow,
+    execute_together,
+    insert,
+)
 
 _FULL_GROUP: Final = 256  # rows that are committed without waiting for more
 _LEAST_LINGER_S: Final = 0.002
 _FAST_S: Final = 0.020  # requests that come back sooner come in such numbers that commits are what they cost
 _FAST_LINGER_S: Final = 0.006
 _LONGEST_LINGER_S: Final = 0.010
-_LINGER_SHARE: Final = 0.02  # of the usual latency of a request: what company may cost
+_LINGER_SHARE: Final = 0.05  # of the usual latency of a request: what company may cost
 
 
-class Grant(Enum):
-    """The ledger's answer to an opening."""
+class NotGranted(Enum):
+    """Why a request may not leave."""
 
-    GRANTED = "granted"  # it is recorded: send
     HELD = "held"  # somebody else is working on this task
     ANSWERED = "answered"  # somebody else has answered it meanwhile
+
+
+Grant = int | NotGranted
+"""The ledger's answer to an opening: the number of the request that is recorded now and may leave, or why it may not."""
 
 
 class Opening(NamedTuple):
@@ -42,19 +58,22 @@ class Opening(NamedTuple):
 
     row: SendRow
     claim: bytes  # what nobody else may work on meanwhile
-    since: int | None  # newest task known when the ledger was searched for an answer; None: do not look again
-    kept: tuple[Payload | OfferRow, ...]  # what it names, where the ledger may not have it yet
+    since: int | None  # newest answer when its own was looked for; None: do not look again
+    prompt: tuple[str, str] | None  # kind and text, with a task's first request
+    kept: tuple[OfferRow | SystemRow, ...]  # what it names, where the ledger may not have it yet
     granted: asyncio.Future[Grant]
 
 
 class Settling(NamedTuple):
     """Commit 2: how a request, or a whole task, ended."""
 
-    attempt: AttemptRow | None
-    task: TaskRow | None
-    claim: bytes | None  # given back
-    kept: tuple[Payload | QuotaRow, ...]  # what belongs to it: the answer's text, what was told of quotas
-    committed: Callable[[LedgerError | None], None] | None  # called on the loop once it is durable, or cannot be
+    attempt: AttemptRow | None = None
+    answer: str | None = None  # its text, where it is kept
+    key: bytes | None = None  # of a task that this answers for good
+    outcome: OutcomeRow | None = None  # of a task that no attempt of its own settles
+    claim: tuple[bytes, str] | None = None  # given back, with the id of its task
+    quota: tuple[QuotaRow, ...] = ()  # what was told with it
+    committed: Callable[[LedgerError | None], None] | None = None  # on the loop, once it is durable, or cannot be
 
 
 class _Job(NamedTuple):
@@ -84,33 +103,41 @@ class Journal:
         self._loop = loop
         self._owner_id = owner_id
         self._pending = _Group([], [], [])
-        self._owed: list[Settling] = []  # could not be written, and will be with the next group
+        self._owed: list[_Group] = []  # groups whose ends could not be written, and will be with the next group
         self._under_way = False
         self._timer: asyncio.TimerHandle | None = None
         self._open = 0  # attempts between their opening and their settling
         self._latency_s = 0.0  # moving average over requests
         self._idle = asyncio.Event()
         self._idle.set()
-        self._groups: queue.SimpleQueue[_Group | None] = queue.SimpleQueue()
+        self._known = _Known()  # of the ledger's thread
+        self._groups: queue.SimpleQueue[tuple[_Group, list[_Group]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="orchestrai-ledger", daemon=True)
         self._thread.start()
 
-    async def open(self, row: SendRow, claim: bytes, since: int | None, kept: tuple[Payload | OfferRow, ...]) -> Grant:
-        """Record a request that is about to leave; send it only when the answer is GRANTED.
+    async def open(
+        self,
+        row: SendRow,
+        claim: bytes,
+        since: int | None,
+        prompt: tuple[str, str] | None,
+        kept: tuple[OfferRow | SystemRow, ...],
+    ) -> Grant:
+        """Record a request that is about to leave; send it only when the answer is its number.
 
         Raises:
             LedgerError: It could not be recorded, so nothing may be sent.
         """
         granted: asyncio.Future[Grant] = self._loop.create_future()
         self._open += 1
-        self._pending.openings.append(Opening(row, claim, since, kept, granted))
+        self._pending.openings.append(Opening(row, claim, since, prompt, kept, granted))
         self._consider()
         try:
             return await granted
         except asyncio.CancelledError:
             # Cancelled between the commit and this line: it is recorded, and does not leave.
-            if not granted.cancelled() and granted.exception() is None and granted.result() is Grant.GRANTED:
-                self._end_unsent(row)
+            if not granted.cancelled() and granted.exception() is None:
+                self._end_unsent(granted.result())
             raise
 
     def settle(self, settling: Settling, latency_s: float | None = None) -> None:
@@ -179,33 +206,35 @@ class Journal:
         # Who was cancelled while waiting has nothing to record; its task may settle in this very group.
         wanted = [o for o in group.openings if not o.granted.cancelled()]
         self._open -= len(group.openings) - len(wanted)
-        settlings, self._owed = [*self._owed, *group.settlings], []
+        owed, self._owed = self._owed, []
         self._under_way = True
-        self._groups.put(_Group(wanted, settlings, group.jobs))
+        self._groups.put((group._replace(openings=wanted), owed))
 
-    def _end_unsent(self, row: SendRow) -> None:
+    def _end_unsent(self, grant: Grant) -> None:
         """Record that a request that was granted never left."""
-        self.settle(Settling(_never_sent(row), None, None, (), None))
+        if isinstance(grant, int):
+            self.settle(Settling(_never_sent(grant)))
 
-    def _committed(self, group: _Group, grants: Sequence[Grant], values: list[Any], error: LedgerError | None) -> None:
+    def _committed(
+        self, group: _Group, owed: list[_Group], grants: Sequence[Grant], values: list[Any], error: LedgerError | None
+    ) -> None:
         """Hand the outcome of a group to those who wait for it."""
         if error is not None and isinstance(error.__cause__, sqlite3.OperationalError | OSError):
             # It may pass (a full disk, a foreign lock). Until then what ended stays claimed, and is not asked again.
-            self._owed = [settling._replace(committed=None) for settling in group.settlings]
+            self._owed = [*owed, group._replace(openings=[], jobs=[])]
         for settling in group.settlings:
             if settling.committed is not None:
                 settling.committed(error)
         for i, opening in enumerate(group.openings):
-            granted = error is None and grants[i] is Grant.GRANTED
-            if not granted:
+            grant = grants[i] if error is None else NotGranted.HELD
+            if not isinstance(grant, int):
                 self._open -= 1
             if opening.granted.cancelled():
-                if granted:
-                    self._end_unsent(opening.row)
+                self._end_unsent(grant)
             elif error is not None:
                 opening.granted.set_exception(error)
             else:
-                opening.granted.set_result(grants[i])
+                opening.granted.set_result(grant)
         for i, job in enumerate(group.jobs):
             if job.done.done():
                 continue
@@ -222,58 +251,166 @@ class Journal:
     # From here on: the ledger's thread.
 
     def _work(self) -> None:
-        while (group := self._groups.get()) is not None:
+        while (given := self._groups.get()) is not None:
+            group, owed = given
             grants: list[Grant] = []
             values: list[Any] = []
             error: LedgerError | None = None
+            writing = _Writing(self._owner_id, self._known, group, owed)
             try:
-                grants, values = self._file.write(lambda connection, group=group: self._apply(connection, group))  # type: ignore[misc]  # mypy does not infer lambdas with defaults
+                grants, values = self._file.write(writing)
             except LedgerError as failed:
                 error = failed
             except Exception as failed:  # noqa: BLE001 - whatever a job raises must reach the loop, or it waits for ever
                 error = LedgerError(f"{self._file.path}: {type(failed).__name__}: {failed}")
                 error.__cause__ = failed
+            if error is not None:
+                self._known.forget()
             try:
-                self._loop.call_soon_threadsafe(self._committed, group, grants, values, error)
+                self._loop.call_soon_threadsafe(self._committed, group, owed, grants, values, error)
             except RuntimeError:  # the loop was closed under us at interpreter exit; the rows are durable
                 return
 
-    def _apply(self, connection: sqlite3.Connection, group: _Group) -> tuple[list[Grant], list[Any]]:
-        """Write a group; may run again with the same group, so every statement is idempotent."""
-        values = [job.work(connection) for job in group.jobs]
-        _settle(connection, group.settlings)
-        grants = self._claim(connection, group.openings)
-        granted = [o for o, grant in zip(group.openings, grants, strict=True) if grant is Grant.GRANTED]
-        insert(connection, [o.row for o in granted])
-        insert(connection, [row for o in granted for row in o.kept])
-        return grants, values
 
-    def _claim(self, connection: sqlite3.Connection, openings: list[Opening]) -> list[Grant]:
+class _Known:
+    """What the ledger's thread knows of the file, as long as nobody else writes to it."""
+
+    def __init__(self) -> None:
+        self.answers = RecentAnswers()
+        self.newest_send = 0
+        self._version: int | None = None  # of the file, as this connection sees it
+        self._connection: sqlite3.Connection | None = None
+
+    def catch_up(self, connection: sqlite3.Connection) -> None:
+        """Read on, where another connection has written since; in a transaction that writes."""
+        (version,) = connection.execute("PRAGMA data_version").fetchone()
+        if version != self._version or connection is not self._connection:
+            self.answers.catch_up(connection)
+            (self.newest_send,) = connection.execute("SELECT coalesce(max(seq), 0) FROM sends").fetchone()
+            self._version, self._connection = version, connection
+
+    def forget(self) -> None:
+        """Begin anew, after a transaction that did not come to its end."""
+        self._connection = None
+        self.answers.forget()
+
+
+class _Writing:
+    """The writing of one group, in the ledger's thread; called again where the log was exchanged under it.
+
+    Args:
+        owner_id: Who writes.
+        known: What is known of the file.
+        group: What to write.
+        owed: Groups before it whose ends could not be written then, as far as anybody knows.
+    """
+
+    def __init__(self, owner_id: str, known: _Known, group: _Group, owed: list[_Group]) -> None:
+        self._owner_id = owner_id
+        self._known = known
+        self._answers = known.answers
+        self._group = group
+        self._owed = owed
+        self._done: tuple[list[Grant], list[Any]] | None = None
+
+    def __call__(self, connection: sqlite3.Connection) -> tuple[list[Grant], list[Any]]:
+        """Write the group, unless it is there already; return the grants, and the values of its jobs."""
+        openings, settlings, jobs = self._group
+        if self._done is not None:  # it was written to a log that is gone, unless it was folded into the file before
+            self._known.forget()
+            if _is_there(connection, self._group, self._done[0]):
+                return self._done
+        self._known.catch_up(connection)
+        values = [job.work(connection) for job in jobs]
+        for owed in self._owed:
+            if not _is_there(connection, owed, ()):
+                self._settle(connection, owed.settlings)
+        self._settle(connection, settlings)
+        self._done = self._open(connection, openings), values
+        return self._done
+
+    def _settle(self, connection: sqlite3.Connection, settlings: list[Settling]) -> None:
+        if not settlings:
+            return
+        insert(connection, AttemptRow, [s.attempt for s in settlings if s.attempt is not None])
+        insert(
+            connection,
+            AnswerRow,
+            [(s.attempt.send_seq, s.answer) for s in settlings if s.attempt is not None and s.answer is not None],
+        )
+        answered = [(s.key, s.attempt.send_seq) for s in settlings if s.attempt is not None and s.key is not None]
+        insert(connection, LoggedAnswer, self._answers.add(connection, answered))
+        insert(connection, OutcomeRow, [s.outcome for s in settlings if s.outcome is not None])
+        insert(connection, QuotaRow, [row for s in settlings for row in s.quota])
+        execute_together(
+            connection,
+            "DELETE FROM claims WHERE (claim, task_id) IN (VALUES ",
+            "(?, ?)",
+            ")",
+            [s.claim for s in settlings if s.claim is not None],
+        )
+
+    def _open(self, connection: sqlite3.Connection, openings: list[Opening]) -> list[Grant]:
+        """Claim the tasks and record the requests that may leave; return the answer to each opening."""
+        if not openings:
+            return []
         since = {o.row.key: o.since for o in openings if o.since is not None}
-        answered = queries.newer_answers(connection, since) if since else set()
+        answered = self._answers.came_since(connection, since)
         asking = [o for o in openings if o.since is None or o.row.key not in answered]
+        newest = self._known.newest_send
         taken = execute_together(
             connection,
-            "INSERT INTO claims (claim, task_id, attempt_id, owner_id) VALUES ",
+            "INSERT INTO claims (claim, task_id, send_seq, owner_id) VALUES ",
             "(?, ?, ?, ?)",
-            " ON CONFLICT (claim) DO UPDATE SET attempt_id = excluded.attempt_id WHERE task_id = excluded.task_id",
-            [(o.claim, o.row.task_id, o.row.attempt_id, self._owner_id) for o in asking],
+            " ON CONFLICT (claim) DO UPDATE SET send_seq = excluded.send_seq WHERE task_id = excluded.task_id",
+            [(o.claim, o.row.task_id, seq, self._owner_id) for seq, o in enumerate(asking, newest + 1)],
         )
         holders = queries.claims_on(connection, [o.claim for o in asking]) if taken < len(asking) else {}
-
-        def grant(opening: Opening) -> Grant:
-            if opening.since is not None and opening.row.key in answered:
-                return Grant.ANSWERED
+        grants: list[Grant] = []
+        sends, prompts, kept = [], [], {}
+        for opening in openings:
+            row = opening.row
             holder = holders.get(opening.claim)
-            return Grant.GRANTED if holder is None or holder.task_id == opening.row.task_id else Grant.HELD
+            if opening.since is not None and row.key in answered:
+                grants.append(NotGranted.ANSWERED)
+                continue
+            newest += 1  # in step with `asking`; a number that nobody uses is no harm
+            if holder is not None and holder.task_id != row.task_id:
+                grants.append(NotGranted.HELD)
+                continue
+            grants.append(newest)
+            sends.append((newest, *row[1:]))
+            if opening.prompt is not None:
+                prompts.append((newest, *opening.prompt))
+            kept.update(dict.fromkeys(opening.kept))
+        self._known.newest_send = newest
+        insert(connection, SendRow, sends)
+        insert(connection, PromptRow, prompts)
+        for kind in (OfferRow, SystemRow):
+            insert(connection, kind, [row for row in kept if type(row) is kind])
+        return grants
 
-        return [grant(opening) for opening in openings]
+
+def _is_there(connection: sqlite3.Connection, group: _Group, grants: Sequence[Grant]) -> bool:
+    """Return True when a group that may have been written was: all of it or nothing is, so one row tells."""
+    for opening, grant in zip(group.openings, grants, strict=False):
+        if isinstance(grant, int):
+            found = connection.execute("SELECT attempt_id FROM sends WHERE seq = ?", (grant,)).fetchone()
+            return bool(found == (opening.row.attempt_id,))
+    for settling in group.settlings:
+        if settling.attempt is not None:
+            number = settling.attempt.send_seq
+            return connection.execute("SELECT 1 FROM attempts WHERE send_seq = ?", (number,)).fetchone() is not None
+    for settling in group.settlings:
+        if settling.outcome is not None:
+            name = settling.outcome.task_id
+            return connection.execute("SELECT 1 FROM outcomes WHERE task_id = ?", (name,)).fetchone() is not None
+    return False
 
 
-def _never_sent(row: SendRow) -> AttemptRow:
+def _never_sent(send_seq: int) -> AttemptRow:
     return AttemptRow(
-        row.attempt_id,
-        row.task_id,
+        send_seq,
         "cancelled",
         error_class="cancelled",
         error_message="cancelled before it was sent",
@@ -281,17 +418,4 @@ def _never_sent(row: SendRow) -> AttemptRow:
         list_cost=0,
         cost_source="zero",
         finished_at=now_us(),
-    )
-
-
-def _settle(connection: sqlite3.Connection, settlings: list[Settling]) -> None:
-    insert(connection, [s.attempt for s in settlings if s.attempt is not None])
-    insert(connection, [row for s in settlings for row in s.kept])
-    insert(connection, [s.task for s in settlings if s.task is not None])
-    execute_together(
-        connection,
-        "DELETE FROM claims WHERE (claim, task_id) IN (VALUES ",
-        "(?, ?)",
-        ")",
-        [(s.claim, s.task.task_id) for s in settlings if s.claim is not None and s.task is not None],
     )

@@ -20,7 +20,7 @@ def attempts(folder):
     try:
         return connection.execute(
             "SELECT o.platform, o.route_rank, s.attempt_no, s.attempt_kind, a.status, a.error_class "
-            "FROM sends s JOIN offers o USING (offer_id) JOIN attempts a USING (attempt_id) ORDER BY s.seq"
+            "FROM sends s JOIN offers o USING (offer_id) JOIN attempts a ON a.send_seq = s.seq ORDER BY s.seq"
         ).fetchall()
     finally:
         connection.close()

@@ -26,7 +26,7 @@ def rows(folder, columns, source):
         connection.close()
 
 
-ATTEMPTS = "sends s LEFT JOIN attempts a USING (attempt_id) ORDER BY s.seq"
+ATTEMPTS = "sends s LEFT JOIN attempts a ON a.send_seq = s.seq ORDER BY s.seq"
 
 
 def test_every_request_is_there_with_its_kind_and_its_end(tmp_path):
@@ -59,7 +59,7 @@ def test_a_reused_task_is_settled_without_a_request(tmp_path):
         first = orch.batch_sync(["a", "a"])
         again = orch.run_sync("a")
     source = first[0].task_id
-    assert rows(tmp_path, "task_id, reused_from, cost", "tasks ORDER BY seq") == [
+    assert rows(tmp_path, "task_id, reused_from, cost", "tasks ORDER BY settled_at, task_id") == [
         (source, None, 0),
         (first[1].task_id, source, 0),
         (again.task_id, source, 0),
@@ -99,8 +99,11 @@ def test_texts_are_kept_once_each(tmp_path):
     with ProviderServer() as server, orchestrator(tmp_path, openai(server)) as orch:
         orch.batch_sync(["a", "a", "b"], system="One system prompt.")
         orch.batch_sync(["a", "b"], system="One system prompt.")
-    kinds = rows(tmp_path, "kind, count(*)", "payloads GROUP BY kind ORDER BY kind")
-    assert kinds == [("answer", 2), ("prompt", 2), ("system", 1)]
+    assert [rows(tmp_path, "count(*)", table) for table in ("answers", "prompts", "systems")] == [
+        [(2,)],
+        [(2,)],
+        [(1,)],
+    ]
 
 
 def test_what_replies_and_refusals_tell_of_quota_windows_is_kept_when_it_changes(tmp_path):

@@ -16,13 +16,11 @@ from orchestrai.ledger.schema import SCHEMA_VERSION
 
 
 def put(file: LedgerFile, value: str) -> None:
-    file.write(
-        lambda c: c.execute("INSERT OR IGNORE INTO payloads (ref, kind, text) VALUES (?, 'prompt', ?)", (value, value))
-    )
+    file.write(lambda c: c.execute("INSERT OR IGNORE INTO systems (digest, text) VALUES (?, ?)", (value, value)))
 
 
 def texts(file: LedgerFile) -> list[str]:
-    return [text for (text,) in file.read(lambda c: c.execute("SELECT text FROM payloads ORDER BY text").fetchall())]
+    return [text for (text,) in file.read(lambda c: c.execute("SELECT text FROM systems ORDER BY text").fetchall())]
 
 
 def filled(folder: Path, count: int = 200) -> Path:
@@ -46,7 +44,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path):
     file = LedgerFile(tmp_path / "a")
 
     def half(connection: sqlite3.Connection) -> None:
-        connection.execute("INSERT INTO payloads (ref, kind, text) VALUES ('0', 'prompt', 'x')")
+        connection.execute("INSERT INTO systems (digest, text) VALUES ('0', 'x')")
         connection.execute("INSERT INTO nowhere VALUES (1)")
 
     with pytest.raises(LedgerError, match="nowhere"):
@@ -175,7 +173,7 @@ def test_a_log_that_was_exchanged_under_us_loses_nothing(tmp_path):
     file = LedgerFile(tmp_path / "a")
     elsewhere = (
         "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); "
-        "c.execute(\"INSERT OR IGNORE INTO payloads VALUES (?, 'prompt', ?)\", (sys.argv[2], sys.argv[2])); "
+        'c.execute("INSERT OR IGNORE INTO systems VALUES (?, ?)", (sys.argv[2], sys.argv[2])); '
         "c.commit(); c.close()"
     )
     expected = set()
@@ -197,15 +195,15 @@ def test_the_same_accident_loses_rows_without_the_guard(tmp_path):
     """The control: a plain connection, treated the same way, loses commits without an error."""
     path = filled(tmp_path / "a", 0)
     plain = sqlite3.connect(path, isolation_level=None)
-    plain.execute("INSERT INTO payloads VALUES (x'00', 'prompt', 'first')")
+    plain.execute("INSERT INTO systems VALUES (x'00', 'first')")
     path.open("rb").close()
     insert = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute(sys.argv[2]); c.commit(); c.close()"
-    theirs = "INSERT INTO payloads VALUES (x'ff', 'prompt', 'theirs')"
+    theirs = "INSERT INTO systems VALUES (x'ff', 'theirs')"
     subprocess.run([sys.executable, "-c", insert, str(path), theirs], check=True)
     for i in range(10):
-        plain.execute("INSERT INTO payloads VALUES (?, 'prompt', 'later')", (str(i),))
+        plain.execute("INSERT INTO systems VALUES (?, 'later')", (str(i),))
     count = (
-        "import sqlite3, sys; print(*sqlite3.connect(sys.argv[1]).execute('SELECT count(*) FROM payloads').fetchone())"
+        "import sqlite3, sys; print(*sqlite3.connect(sys.argv[1]).execute('SELECT count(*) FROM systems').fetchone())"
     )
     seen = subprocess.run([sys.executable, "-c", count, str(path)], check=True, capture_output=True, text=True).stdout
     plain.close()

@@ -297,8 +297,8 @@ def read_ledger(ledger: Path, copy: Path) -> Kept:
     try:
         assert connection.execute("PRAGMA quick_check").fetchall() == [("ok",)]
         connection.execute(
-            "CREATE TEMP VIEW requests AS SELECT s.attempt_id, p.text AS prompt, a.status, a.cost_source FROM sends s "
-            "JOIN payloads p ON p.ref = s.task_id AND p.kind = 'prompt' LEFT JOIN attempts a USING (attempt_id)"
+            "CREATE TEMP VIEW requests AS SELECT s.seq, p.text AS prompt, a.status, a.cost_source FROM sends s "
+            "JOIN prompts p ON p.send_seq = coalesce(s.prompt_seq, s.seq) LEFT JOIN attempts a ON a.send_seq = s.seq"
         )
         (requests,) = connection.execute("SELECT count(*) FROM sends").fetchone()
         kept.sends.update(prompt for (prompt,) in connection.execute("SELECT prompt FROM requests"))
@@ -310,9 +310,8 @@ def read_ledger(ledger: Path, copy: Path) -> Kept:
             kept.ended[prompt] += status in ("succeeded", "failed") and cost_source != "zero"
         kept.answers = dict(
             connection.execute(
-                "SELECT r.prompt, p.text FROM tasks t JOIN requests r ON r.attempt_id = t.answer_attempt_id "
-                "JOIN payloads p ON p.ref = t.answer_attempt_id AND p.kind = 'answer' "
-                "WHERE t.status = 'succeeded' AND t.reused_from IS NULL"
+                "SELECT r.prompt, t.text FROM requests r JOIN answers t ON t.send_seq = r.seq "
+                "JOIN attempts a ON a.send_seq = r.seq WHERE a.settles AND a.status = 'succeeded'"
             )
         )
         (kept.claims,) = connection.execute("SELECT count(*) FROM claims").fetchone()

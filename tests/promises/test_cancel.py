@@ -16,7 +16,7 @@ from harness import scaled, seeded
 
 from orchestrai.ledger.connection import LedgerFile
 from orchestrai.ledger.rows import SendRow
-from orchestrai.ledger.writer import Grant, Journal, Settling
+from orchestrai.ledger.writer import Journal, Settling
 from orchestrai.orchestrator import Orchestrator
 from orchestrai.platforms.protocol import Request
 from orchestrai.result import Result
@@ -32,7 +32,7 @@ def left_open(path: Path) -> dict[str, int]:
     connection = sqlite3.connect(path)
     (claims,) = connection.execute("SELECT count(*) FROM claims").fetchone()
     (sends,) = connection.execute(
-        "SELECT count(*) FROM sends LEFT JOIN attempts a USING (attempt_id) WHERE a.attempt_id IS NULL"
+        "SELECT count(*) FROM sends s LEFT JOIN attempts a ON a.send_seq = s.seq WHERE a.send_seq IS NULL"
     ).fetchone()
     connection.close()
     return {"claims": claims, "sends without an end": sends}
@@ -104,7 +104,7 @@ def test_a_cancelled_call_leaves_nothing_open_and_keeps_what_it_showed(tmp_path,
 def test_a_request_that_is_cancelled_in_the_instant_of_its_grant_has_an_end(tmp_path):
     """Between the commit that grants a request and the line that sends it, a cancel is recorded as one."""
     values = dict.fromkeys(SendRow._fields)
-    values |= {"attempt_id": "a", "task_id": "t", "attempt_no": 1, "attempt_kind": "first", "batch_id": "b"}
+    values |= {"seq": 0, "attempt_id": "a", "task_id": "t", "attempt_no": 1, "attempt_kind": "first", "batch_id": "b"}
     values |= {"task_index": 0, "sample": 0, "key": b"k", "offer_id": 1}
     values |= {"queued_at": 1, "started_at": 1}
     row = SendRow(**values)  # type: ignore[arg-type]  # names from the row itself
@@ -113,19 +113,19 @@ def test_a_request_that_is_cancelled_in_the_instant_of_its_grant_has_an_end(tmp_
         loop = asyncio.get_running_loop()
         journal = Journal(file, loop, "me")
         first = journal.do(lambda _connection: None)  # what comes while it is under way is one group
-        opening = asyncio.ensure_future(journal.open(row, b"claim", None, ()))
+        opening = asyncio.ensure_future(journal.open(row, b"claim", None, None, ()))
         await asyncio.sleep(0)
         # Called before the group's grants are given out: the cancel runs just before the task that waits for its own.
-        journal.settle(Settling(None, None, None, (), lambda _error: loop.call_soon(opening.cancel)))
+        journal.settle(Settling(committed=lambda _error: loop.call_soon(opening.cancel)))
         await first
         with pytest.raises(asyncio.CancelledError):
-            assert await opening is Grant.GRANTED
+            assert not await opening
         await journal.close()
 
     file = LedgerFile(tmp_path / "ledger")
     asyncio.run(cancel_in_time(file))
     found = file.read(
-        lambda c: c.execute("SELECT s.attempt_id, a.status FROM sends s JOIN attempts a USING (attempt_id)")
+        lambda c: c.execute("SELECT s.attempt_id, a.status FROM sends s JOIN attempts a ON a.send_seq = s.seq")
     )
     assert found.fetchall() == [("a", "cancelled")]
     file.close()

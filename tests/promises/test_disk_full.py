@@ -108,15 +108,18 @@ def test_a_checkpoint_that_finds_no_room_takes_nothing_back(disk):
     size = CHECKPOINT_AT + 2**20
     file = LedgerFile(disk.path / "ledger")
     disk.resize(size * 3 // 2)  # room for the log, not for the same in the file
-    large = f"INSERT INTO payloads VALUES ('large', 'system', hex(zeroblob({size // 2})))"
+    large = f"INSERT INTO systems VALUES ('large', hex(zeroblob({size // 2})))"
     file.write(lambda c: c.execute(large).rowcount)
-    assert file.read(lambda c: c.execute("SELECT length(text) FROM payloads").fetchall()) == [(size,)]
+    assert file.read(lambda c: c.execute("SELECT length(text) FROM systems").fetchall()) == [(size,)]
     disk.resize(3 * size)
-    file.write(lambda c: c.execute("INSERT INTO payloads VALUES ('small', 'system', 'x')").rowcount)
+    file.write(lambda c: c.execute("INSERT INTO systems VALUES ('small', 'x')").rowcount)
     file.close()
     again = LedgerFile(disk.path / "ledger")
-    assert again.read(lambda c: c.execute("SELECT count(*) FROM payloads").fetchone()) == (2,)
+    assert again.read(lambda c: c.execute("SELECT count(*) FROM systems").fetchone()) == (2,)
     again.close()
+
+
+LOOK = "SELECT upto FROM answer_fold"  # the first statement of every look for answers
 
 
 class FailingLooks(sqlite3.Connection):
@@ -125,7 +128,7 @@ class FailingLooks(sqlite3.Connection):
     looks = 0
 
     def execute(self, sql: str, *rest: Any) -> sqlite3.Cursor:
-        if "coalesce(max(seq)" in sql:
+        if sql == LOOK:
             FailingLooks.looks += 1
             if FailingLooks.looks > 2:
                 raise sqlite3.OperationalError("disk I/O error")

@@ -98,17 +98,17 @@ def test_a_process_that_is_only_slow_is_never_robbed(tmp_path, nursery):
 def test_somebody_who_reads_for_long_holds_nobody_up(tmp_path):
     """An open cursor on a ledger with a long log: every write goes on, without waiting for its 30 s."""
     file = LedgerFile(tmp_path / "ledger")
-    file.write(lambda c: c.execute("INSERT INTO payloads VALUES ('seen', 'system', 'x')").rowcount)
+    file.write(lambda c: c.execute("INSERT INTO systems VALUES ('seen', 'x')").rowcount)
     reader = sqlite3.connect(file.path, isolation_level=None)
     reader.execute("BEGIN")
-    assert reader.execute("SELECT ref FROM payloads").fetchall() == [("seen",)]
+    assert reader.execute("SELECT digest FROM systems").fetchall() == [("seen",)]
     for name in ("first", "second"):
-        row = (name, "system", "x" * (CHECKPOINT_AT + 2**20))
-        file.write(lambda c, row=row: c.execute("INSERT INTO payloads VALUES (?, ?, ?)", row).rowcount)
-    assert reader.execute("SELECT count(*) FROM payloads").fetchone() == (1,)  # it still reads what it began with
+        row = (name, "x" * (CHECKPOINT_AT + 2**20))
+        file.write(lambda c, row=row: c.execute("INSERT INTO systems VALUES (?, ?)", row).rowcount)
+    assert reader.execute("SELECT count(*) FROM systems").fetchone() == (1,)  # it still reads what it began with
 
     reader.close()
-    file.write(lambda c: c.execute("INSERT INTO payloads VALUES ('last', 'system', 'x')").rowcount)
+    file.write(lambda c: c.execute("INSERT INTO systems VALUES ('last', 'x')").rowcount)
     assert Path(f"{file.path}-wal").stat().st_size == 0  # now the log could be folded
     file.close()
 
@@ -117,7 +117,7 @@ class SlowDisk(sqlite3.Connection):
     """A connection on which the look for other people's answers takes its time."""
 
     def execute(self, sql: str, *rest: Any) -> sqlite3.Cursor:
-        if "coalesce(max(seq)" in sql:
+        if sql == "SELECT upto FROM answer_fold":
             time.sleep(0.03)
         return super().execute(sql, *rest)
 

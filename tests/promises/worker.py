@@ -181,7 +181,7 @@ def sweep(job: dict[str, Any]) -> None:
     engine = open_engine(Path(job["project"]) / ".orchestrai", "test", points.connect)
     # A row of 9 MB, longer than the log may be: the next thing that happens is a checkpoint.
     engine.ledger.file.write(
-        lambda c: c.execute("INSERT OR IGNORE INTO payloads VALUES ('large', 'system', hex(zeroblob(4500000)))")
+        lambda c: c.execute("INSERT OR IGNORE INTO systems VALUES ('large', hex(zeroblob(4500000)))")
     )
     watched = platform(job, WatchedServer)
     watched.points = points  # type: ignore[attr-defined]  # it is one
