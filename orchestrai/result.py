@@ -8,12 +8,14 @@ from typing import Any, Literal
 
 from orchestrai.errors import ErrorClass, TaskFailed
 from orchestrai.task import Task
+from orchestrai.values import quickly_made
 
 Status = Literal["succeeded", "failed", "cancelled", "skipped"]
 Tier = Literal["free", "subscription", "paid", "local"]
 UsageSource = Literal["provider", "cli", "estimated", "none"]
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class Usage:
     """Tokens of one or more attempts; None is unknown, never zero for unknown.
@@ -64,6 +66,7 @@ class Usage:
 NO_USAGE = Usage()
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class Result:
     """The outcome of one task. `bool(r)` is `r.success`, `str(r)` the answer or `''`.

@@ -15,6 +15,7 @@ from orchestrai import attachments
 from orchestrai.attachments import Attachment
 from orchestrai.errors import InvalidInput, nearest
 from orchestrai.messages import Prompt, canonical, described, prompt_from
+from orchestrai.values import quickly_made
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,6 +38,7 @@ TASK_TYPES: Final = frozenset(get_args(TaskType))
 _KEY_VERSION: Final = 1  # raise it when the meaning of a key changes: older answers are then asked again
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class Task:
     """One prompt to be answered once. Unset options are None and take the value of the call.

@@ -59,21 +59,6 @@ class AttemptRow(NamedTuple):
     send_seq: int
     status: str  # succeeded, failed, cancelled, in_doubt
     settles: int = 0  # 1 when its task is settled by it
-    error_class: str | None = None
-    error_type: str | None = None
-    error_message: str | None = None
-    http_status: int | None = None
-    retryable: int | None = None
-    retry_after_ms: int | None = None
-    model_used: str | None = None
-    service_tier: str | None = None
-    input_tokens: int | None = None
-    cache_read_tokens: int | None = None
-    cache_write_tokens: int | None = None
-    output_tokens: int | None = None
-    reasoning_tokens: int | None = None
-    usage_source: str = "none"
-    usage_raw: str | None = None
     cost: int | None = None
     list_cost: int | None = None
     cost_source: str = "unknown"  # computed, zero, unknown
@@ -82,17 +67,34 @@ class AttemptRow(NamedTuple):
     finished_at: int = 0
     duration_ms: float | None = None
     queue_ms: float | None = None
-    ttft_ms: float | None = None
     streamed: int = 0
-    finish_reason: str | None = None
     schema_valid: int | None = None
+    task_cost: int | None = None  # of all attempts, where it settles a task that needed several
+    task_list_cost: int | None = None
+    task_ms: float | None = None
+    # What failed.
+    error_class: str | None = None
+    error_type: str | None = None
+    error_message: str | None = None
+    retryable: int | None = None
+    retry_after_ms: int | None = None
+    # What came back.
+    usage_source: str = "none"
+    input_tokens: int | None = None
+    cache_read_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    output_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    usage_raw: str | None = None
+    http_status: int | None = None
+    model_used: str | None = None
+    service_tier: str | None = None
+    ttft_ms: float | None = None
+    finish_reason: str | None = None
     response_id: str | None = None
     request_id: str | None = None
     rl_requests_left: int | None = None
     rl_tokens_left: int | None = None
-    task_cost: int | None = None  # of all attempts, where it settles a task that needed several
-    task_list_cost: int | None = None
-    task_ms: float | None = None
 
 
 class OutcomeRow(NamedTuple):

@@ -11,6 +11,7 @@ import asyncio
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any, Final, NamedTuple
@@ -34,12 +35,15 @@ from orchestrai.ledger.rows import (
     insert,
 )
 
-_FULL_GROUP: Final = 256  # rows that are committed without waiting for more
+_FULL_GROUP: Final = 48  # rows that are committed without waiting for more: a burst then leaves in parts
+_FAST_FULL_GROUP: Final = 256  # the same where requests come back at once
 _LEAST_LINGER_S: Final = 0.002
-_FAST_S: Final = 0.020  # requests that come back sooner come in such numbers that commits are what they cost
+_FAST_S: Final = 0.050  # requests that come back sooner come in such numbers that commits are what they cost
 _FAST_LINGER_S: Final = 0.006
+_BUSY_LINGER_S: Final = 0.020  # the same while the loop has its hands full: nobody waits for this group then
+_BUSY: Final = 0.75  # part of the time
 _LONGEST_LINGER_S: Final = 0.010
-_LINGER_SHARE: Final = 0.05  # of the usual latency of a request: what company may cost
+_LINGER_SHARE: Final = 0.03  # of the usual latency of a request: what company may cost
 
 
 class NotGranted(Enum):
@@ -106,6 +110,7 @@ class Journal:
         self._owed: list[_Group] = []  # groups whose ends could not be written, and will be with the next group
         self._under_way = False
         self._timer: asyncio.TimerHandle | None = None
+        self._linger_since = 0.0, 0.0  # time and CPU time of the loop's thread
         self._open = 0  # attempts between their opening and their settling
         self._latency_s = 0.0  # moving average over requests
         self._idle = asyncio.Event()
@@ -182,16 +187,30 @@ class Journal:
             return
         openings, settlings, jobs = self._pending
         nobody_else = self._open <= len(openings)  # every open attempt waits here: nobody can join
-        if nobody_else or jobs or len(openings) + len(settlings) >= _FULL_GROUP:
+        if nobody_else or jobs or len(openings) + len(settlings) >= self._full():
             self._flush()
         elif self._timer is None:
-            self._timer = self._loop.call_later(self._linger_s(), self._flush)
+            self._linger_since = self._loop.time(), time.thread_time()
+            self._timer = self._loop.call_later(self._linger_s(), self._lingered)
+
+    def _full(self) -> int:
+        return _FAST_FULL_GROUP if self._latency_s < _FAST_S else _FULL_GROUP
 
     def _linger_s(self) -> float:
         """Return how long a group waits for company: little beside the requests, but never for one row alone."""
         if self._latency_s < _FAST_S:
             return _FAST_LINGER_S
         return min(_LONGEST_LINGER_S, max(_LEAST_LINGER_S, _LINGER_SHARE * self._latency_s))
+
+    def _lingered(self) -> None:
+        """Commit, unless the loop was busy all the while and requests are fast: then more rows come than time is lost."""
+        self._timer = None
+        since, cpu = self._linger_since
+        waited, worked = self._loop.time() - since, time.thread_time() - cpu
+        if self._latency_s < _FAST_S and waited < _BUSY_LINGER_S and worked > _BUSY * waited:
+            self._timer = self._loop.call_later(_FAST_LINGER_S, self._lingered)
+        else:
+            self._flush()
 
     def _flush(self) -> None:
         if self._timer is not None:
