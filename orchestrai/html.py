@@ -10,13 +10,14 @@ translucent grey, and the one red has a contrast of 4.3 or more on white and on 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Final
 
-from orchestrai import text
+from orchestrai import plan_text, text
 
 if TYPE_CHECKING:
+    from orchestrai.plan import Plan, Quota, WindowUse
     from orchestrai.result import Result
     from orchestrai.results.batch_result import BatchResult
 
@@ -25,6 +26,7 @@ _CELL_SHOWN: Final = 120  # characters of a prompt or an answer in a table
 _LINE: Final = "1px solid rgba(128,128,128,0.28)"
 _MUTED: Final = "opacity:0.68"
 _FAILED: Final = "#dc3d43"
+_NOTED: Final = "#c77700"  # 3.4 on white, 5.5 on #111: for bars and borders, not for text
 _RED: Final = f"color:{_FAILED}"
 _ANSWER: Final = (  # <pre>, so that line breaks survive where styles do not
     "white-space:pre-wrap;overflow-wrap:break-word;max-height:480px;overflow-y:auto;margin:0;padding:0;border:none;"
@@ -139,11 +141,7 @@ def _platforms(batch: BatchResult) -> str:
             f'<span style="display:inline-block"><span style="color:{_FAILED}">■</span> '
             f'no answer <span style="font-weight:600">{text.count(batch.failure_count)}</span></span>'
         )
-    return (
-        '<div style="display:flex;height:8px;border-radius:4px;overflow:hidden;margin:0 0 4px 0;'
-        f'background-color:rgba(128,128,128,0.2)">{"".join(bar)}</div>'
-        f'<div style="margin:0 0 10px 0;font-size:12px">{" ".join(words)}</div>'
-    )
+    return _bar(bar) + f'<div style="margin:0 0 10px 0;font-size:12px">{" ".join(words)}</div>'
 
 
 def _segment(part: int, whole: int, colour: str) -> str:
@@ -205,3 +203,96 @@ def _table(titles: Iterable[str], lines: Iterable[str], *, numbers: Iterable[str
 
 def _line(cells: str) -> str:
     return f'<tr style="background:transparent">{cells}</tr>'
+
+
+def plan_block(plan: Plan) -> str:
+    """Return a plan at a glance: where its tasks go, what it costs, its doubts, its quotas, its first and last lines."""
+    facts = " ".join(_sum(title, _escaped(value)) for title, value in plan_text.plan_facts(plan))
+    notes = "".join(
+        f'<div style="margin:2px 0;padding-left:10px;border-left:3px solid {_NOTED}">{_escaped(note)}</div>'
+        for note in (*plan.warnings, *(question.text for question in plan.questions))
+    )
+    parts = [
+        f'<div style="margin:0 0 6px 0;font-size:15px;font-weight:600">{_escaped(_places(plan))}</div>',
+        f'<div style="margin:0 0 10px 0">{facts}</div>',
+        f'<div style="margin:0 0 10px 0">{notes}</div>' if notes else "",
+        _shares(plan.by_platform, len(plan)),
+        _window_table(plan.quota_after, planned=True) if plan.quota_after else "",
+    ]
+    if len(plan):
+        rows = [_line("".join(_cell(cell, i) for i, cell in enumerate(row))) for row in plan_text.plan_rows(plan)]
+        parts.append(_table(plan_text.PLAN_TITLES, rows, numbers=("tokens", "cost")))
+    if plan.excluded:
+        reasons = "".join(
+            f'<div style="margin:2px 0">{_escaped(name)}: <span style="{_MUTED}">{_escaped(text.excerpt(why, 300))}</span></div>'
+            for name, why in plan.excluded.items()
+        )
+        parts.append(
+            f'<details style="margin-top:8px"><summary style="cursor:pointer">Not asked: '
+            f"{text.count(len(plan.excluded))}</summary>{reasons}</details>"
+        )
+    return _block("".join(parts))
+
+
+def quota_block(quota: Quota) -> str:
+    """Return the meters of quota windows and budgets, each with its bar."""
+    if not len(quota):
+        return _block(_escaped(plan_text.quota_block(quota)))
+    return _block(_window_table(tuple(quota), planned=False))
+
+
+def _places(plan: Plan) -> str:
+    tasks = f"{text.count(len(plan))} tasks planned, nothing sent"
+    extra = [f"{text.count(plan.reused)} reused"] if plan.reused else []
+    extra += [f"{text.count(plan.unplaced)} without a place"] if plan.unplaced else []
+    return " · ".join((tasks, *extra))
+
+
+def _shares(places: Mapping[tuple[str, str, str], int], whole: int) -> str:
+    """Return a bar of tasks by platform, and under it the same in words."""
+    if not places:
+        return ""
+    bar, words = [], []
+    for i, ((name, model, tier), tasks) in enumerate(sorted(places.items(), key=lambda item: -item[1])):
+        colour = _PLATFORM_COLOURS[min(i, len(_PLATFORM_COLOURS) - 1)]
+        bar.append(_segment(tasks, whole, colour))
+        words.append(
+            f'<span style="display:inline-block;margin-right:20px"><span style="color:{colour}">■</span> '
+            f'{_escaped(text.excerpt(f"{name}/{model}", 60))} <span style="font-weight:600">{text.count(tasks)}</span> '
+            f'<span style="{_MUTED}">{_escaped(tier)}</span></span>'
+        )
+    return _bar(bar) + f'<div style="margin:0 0 10px 0;font-size:12px">{" ".join(words)}</div>'
+
+
+def _window_table(uses: Sequence[WindowUse], *, planned: bool) -> str:
+    rows = []
+    for use, cells in zip(uses, plan_text.window_rows(uses, planned=planned), strict=True):
+        before = use.percent_before
+        after = use.percent_after if planned else before
+        meter = "" if before is None or after is None else _meter(before, after)
+        shown = "".join(_cell(cell, i, number=i in (2, 3)) for i, cell in enumerate(cells[:5]))
+        rest = "".join(_cell(cell, 5) for cell in cells[5:])
+        rows.append(_line(f'{shown}<td style="{_TD};min-width:90px;width:120px">{meter}</td>{rest}'))
+    titles = (*plan_text.QUOTA_TITLES[:5], "", *plan_text.QUOTA_TITLES[5:])
+    return _table(titles, rows, numbers=("used", "of")) + '<div style="margin-bottom:10px"></div>'
+
+
+def _meter(before: float, after: float) -> str:
+    """Return a bar of what is used, and lighter what a plan adds."""
+    used, added = min(100.0, before), max(0.0, min(100.0, after) - min(100.0, before))
+    colour = _FAILED if after >= 90 else _NOTED if after >= 80 else _PLATFORM_COLOURS[0]
+    lighter = f'<span style="display:block;width:{added:.1f}%;background-color:{colour};opacity:0.5"></span>'
+    return _bar([f'<span style="display:block;width:{used:.1f}%;background-color:{colour}"></span>', lighter])
+
+
+def _bar(segments: Sequence[str]) -> str:
+    return (
+        '<div style="display:flex;height:8px;border-radius:4px;overflow:hidden;margin:4px 0;'
+        f'background-color:rgba(128,128,128,0.2)">{"".join(segments)}</div>'
+    )
+
+
+def _cell(cell: str, place: int, *, number: bool = False) -> str:
+    if place == 0:
+        return f'<th scope="row" style="{_TH}">{_escaped(cell)}</th>'
+    return f'<td style="{_TD}{";" + _NUMBER if number else ""}">{_escaped(cell)}</td>'

@@ -8,16 +8,18 @@ import contextlib
 import os
 import threading
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
+from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack
 
-from orchestrai import intake as intake_module
 from orchestrai.attachments import Attachment
+from orchestrai.calls import BatchCall, Preflight, Surroundings, planned, read_batch, refuse_stale
 from orchestrai.engine.batch import Run
-from orchestrai.engine.books import RunOptions
 from orchestrai.engine.call import Call
+from orchestrai.engine.draft import Draft
 from orchestrai.engine.engine import (
     Engine,
     close_engine,
@@ -26,14 +28,24 @@ from orchestrai.engine.engine import (
     open_engine,
     take_platforms,
 )
+from orchestrai.engine.item import Item
 from orchestrai.engine.loop import EngineLoop, Errand, engine_loop, rare_collections
-from orchestrai.engine.prepare import Prepared, Preparer
-from orchestrai.errors import BatchStopped, InvalidInput, LedgerError, nearest
+from orchestrai.engine.prepare import Preparer
+from orchestrai.errors import BatchStopped, LedgerError, nearest
 from orchestrai.handle import Handle
 from orchestrai.intake import Intake
 from orchestrai.ledger.queries import newest_quota
 from orchestrai.ledger.rows import QuotaRow
-from orchestrai.options import CallOptions, OnError, ProgressMode, TaskOptions, check_call, signature_of
+from orchestrai.limits.budget import budgets_from
+from orchestrai.options import (
+    CallOptions,
+    Confirm,
+    ProgressMode,
+    TaskOptions,
+    check_call,
+    signature_of,
+)
+from orchestrai.plan import Plan
 from orchestrai.platforms import discovery
 from orchestrai.platforms.catalogue import with_settings
 from orchestrai.platforms.discovery import Finding
@@ -42,10 +54,10 @@ from orchestrai.platforms.protocol import Platform, QuotaReading
 from orchestrai.pricing import PriceList
 from orchestrai.progress_line import show_progress
 from orchestrai.result import Result
-from orchestrai.results import frames
 from orchestrai.results.batch_result import BatchResult
+from orchestrai.routing.explain import sheet
 from orchestrai.routing.offers import Router
-from orchestrai.schemas import answer_schema
+from orchestrai.routing.windows import configured_windows
 from orchestrai.settings import Settings, load, project_of
 from orchestrai.streams import AnswerStream, completed
 from orchestrai.task import TASK_OPTIONS, Effort, Task, TaskType
@@ -53,7 +65,8 @@ from orchestrai.version import __version__
 
 T = TypeVar("T")
 
-_CALL_ONLY = ("prompt", "into", "missing", "mix", "concurrency", "on_error", "reuse", "name", "progress")
+_SPENDING = ("max_cost", "deadline", "confirm")
+_CALL_ONLY = ("prompt", "into", "missing", "mix", "concurrency", "on_error", "reuse", "name", "progress", *_SPENDING)
 _live: weakref.WeakSet[Orchestrator] = weakref.WeakSet()
 
 
@@ -89,7 +102,18 @@ class Orchestrator:
         self._given = platforms
         self._findings: list[Finding] | None = None
         self._router: Router | None = None
-        self._prices = PriceList(self.settings.prices)
+        self._windows = configured_windows(self.settings.windows)
+        self._around = Surroundings(
+            self.settings,
+            self.project,
+            str(self.ledger_path),
+            PriceList(self.settings.prices),
+            budgets_from(self.settings.budgets, "budgets"),
+            lambda: self.findings,
+            self._routing,
+            self._opened,
+        )
+        self._preflight = Preflight(self._around)
         self._engine: Engine | None = None
         self._platforms: tuple[Platform, ...] = ()  # those that are open with it
         self._forgotten: weakref.finalize[..., Orchestrator] | None = None
@@ -97,6 +121,8 @@ class Orchestrator:
         self._runs: weakref.WeakSet[Run] = weakref.WeakSet()
         self.last_batch: BatchResult | None = None
         """The newest batch of this orchestrator, also after an interrupt."""
+        self.last_plan: Plan | None = None
+        """The newest plan, also of a call that was not confirmed."""
         _live.add(self)
 
     # Calls.
@@ -121,6 +147,9 @@ class Orchestrator:
         priority: int | None = None,
         tags: Mapping[str, str] | None = None,
         on_error: Literal["raise", "continue"] = "raise",
+        max_cost: Decimal | float | str | None = None,
+        deadline: float | datetime | None = None,
+        confirm: Confirm | None = None,
         reuse: bool | None = None,
     ) -> Call[Result]:
         """Answer one prompt: `r = await orch.run("…")`.
@@ -144,6 +173,10 @@ class Orchestrator:
             priority: 0 first … 10 last.
             tags: Free labels that reach the ledger.
             on_error: "raise", or "continue" to return a failed Result.
+            max_cost: Hard cap on the cash of this call [USD]; 0: nothing that costs cash may run.
+            deadline: Seconds or a datetime until which tasks may wait for a quota window to begin anew; past it they are
+                "skipped".
+            confirm: "auto" asks only when quota, cash or data use call for it; "always", "never".
             reuse: False asks again even when the ledger has the answer.
 
         Returns:
@@ -153,9 +186,11 @@ class Orchestrator:
             TaskFailed: There is no answer; `.result` says why.
             InvalidInput: The prompt or an option cannot be used.
             NoPlatform: Nothing is configured that could answer.
+            ConfirmationNeeded: A person would have to agree first, and nobody could answer.
         """
-        options = _task_options(locals())
-        return Call("orch.run", lambda: self._run(prompt, options, on_error, reuse))
+        given = dict(locals())
+        call = {name: given[name] for name in ("on_error", "reuse", *_SPENDING)}
+        return Call("orch.run", lambda: self._run(prompt, _task_options(given), call))
 
     def batch(
         self,
@@ -182,6 +217,9 @@ class Orchestrator:
         tags: Mapping[str, str] | None = None,
         concurrency: int | None = None,
         on_error: Literal["continue", "stop"] = "continue",
+        max_cost: Decimal | float | str | None = None,
+        deadline: float | datetime | None = None,
+        confirm: Confirm | None = None,
         reuse: bool | None = None,
         missing: Literal["skip", "error"] = "skip",
         name: str | None = None,
@@ -215,6 +253,10 @@ class Orchestrator:
             tags: Free labels that reach the ledger.
             concurrency: Ceiling over all platforms.
             on_error: "stop" cancels the rest at the first failure.
+            max_cost: Hard cap on the cash of this call [USD]; 0: nothing that costs cash may run.
+            deadline: Seconds or a datetime until which tasks may wait for a quota window to begin anew; past it they are
+                "skipped".
+            confirm: "auto" asks only when quota, cash or data use call for it; "always", "never".
             reuse: False asks again even when the ledger has an answer.
             missing: "skip" leaves rows without a value unsent; "error" refuses the call.
             name: Name of the batch; the same name and tasks continue an unfinished batch.
@@ -227,6 +269,8 @@ class Orchestrator:
             BatchStopped: A task failed under `on_error="stop"`; `.result` has what was finished.
             InvalidInput: The prompts, the template or an option cannot be used; nothing was sent.
             NoPlatform: Nothing is configured that could answer.
+            ConfirmationNeeded: A person would have to agree first, and nobody could answer; `.plan` says to what.
+            NotConfirmed: The person who was asked did not agree.
             LedgerError: The ledger cannot be written; `.result` has what was answered.
         """
         given = dict(locals())
@@ -235,28 +279,48 @@ class Orchestrator:
         return Call("orch.batch", lambda: self._batch(prompts, options, call))
 
     @signature_of(batch)
+    def plan(self, prompts: Any, **options: Unpack[CallOptions]) -> Plan:
+        """Return what a batch would do, and send nothing: who answers what, why, at what cost, out of which quota.
+
+        Takes every option of `batch` and raises what `batch` raises before anything is sent.
+
+        Returns:
+            The Plan; it shows itself, `.to_pandas()` takes it apart, `await plan.run()` runs it.
+        """
+        engine_loop().refuse_inside()
+        task_options, call = _split(options)
+        batch = self._batch_call(read_batch(self._around, prompts, task_options, call), call)
+        self.last_plan = batch.plan(self._drafted(batch).wait_sync())
+        return self.last_plan
+
+    @signature_of(batch)
     def start(self, prompts: Any, **options: Unpack[CallOptions]) -> Handle:
         """Start a batch in the background and return its handle at once: `h.cancel()`, `h.result`, `await h`.
 
-        Takes every option of `batch` and raises what `batch` raises before anything is sent.
+        Takes every option of `batch` and raises what `batch` raises before anything is sent; a person is asked in a
+        terminal alone.
         """
         task_options, call = _split(options)
-        run, prepared, intake = self._planned(prompts, task_options, call)
-        finish = self._finisher(run, prepared, intake, call)
-        self.last_batch = finish()
+        batch = self._batch_call(read_batch(self._around, prompts, task_options, call), call)
+        run = batch.run
+        draft = self._drafted(batch).wait_sync()
+        self.last_plan = batch.plan(draft)
+        self._preflight.pass_sync(self.last_plan, call.get("confirm"))
+        self.last_batch = batch.finish()
 
         async def work() -> None:
             with show_progress(run.progress, call.get("progress") or self.settings.progress):
-                await self._settled(run, run.execute(prepared.items, prepared.refused), finish)
+                await self._settled(batch, run.execute(batch.prepared.items, batch.prepared.refused, draft))
 
-        return Handle(run, Errand(engine_loop(), work(), run.stop), finish)
+        return Handle(run, Errand(engine_loop(), work(), run.stop), batch.finish)
 
     @signature_of(batch)
     def as_completed(self, prompts: Any, **options: Unpack[CallOptions]) -> AsyncIterator[Result]:
         """Yield results as they finish: `async for r in orch.as_completed(prompts)`.
 
         The input may be any iterable or async iterable, endless ones too: at most 1,000 prompts are read ahead,
-        and no finished result is kept. Leaving the loop ends what is under way. Takes the options of `batch`.
+        and no finished result is kept. Leaving the loop ends what is under way. Takes the options of `batch`; quotas
+        and `max_cost` hold, but nothing is asked, as nobody knows how much there is to come.
 
         Returns:
             An async iterator of Results, in the order in which they finish; `Result.index` is their place in the
@@ -264,45 +328,45 @@ class Orchestrator:
         """
         task_options, call = _split(options)
         check_call(call)
-        preparer = Preparer(self._routing(), mix=call.get("mix") is not False)
-        run_options = self._run_options("as_completed", call)
-
-        def make(on_result: Any) -> Run:
-            return self._new_run(run_options, on_result=on_result)
-
         return completed(
             prompts,
-            make,
-            preparer,
+            lambda on_result: self._new_run("as_completed", call, on_result=on_result),
+            Preparer(self._routing()),
             prompt=call.get("prompt"),
             missing=call.get("missing") or "skip",
-            options=self._with_defaults(task_options),
+            options=self._around.with_defaults(task_options),
             stop_at_failure=call.get("on_error") == "stop",
         )
 
-    def stream(self, prompt: Any, *, reuse: bool | None = None, **options: Unpack[TaskOptions]) -> AnswerStream:
+    def stream(
+        self,
+        prompt: Any,
+        *,
+        max_cost: Decimal | float | str | None = None,
+        reuse: bool | None = None,
+        **options: Unpack[TaskOptions],
+    ) -> AnswerStream:
         """Answer one prompt piece by piece: `async for text in orch.stream("…")`.
 
-        Takes the task options of `run`. After the last piece `.result` is the settled Result; a stream that ends
-        without an answer raises TaskFailed.
+        Takes the task options of `run`, `max_cost` and `reuse`. After the last piece `.result` is the settled Result; a
+        stream that ends without an answer raises TaskFailed.
         """
         _, task_options = _checked(options, ())
-        prepared = Preparer(self._routing(), streaming=True).prepare([self._one_task(prompt, task_options)])
-        run_options = self._run_options("stream", {"reuse": reuse})
-
-        def make(on_piece: Any) -> Run:
-            return self._new_run(run_options, on_piece=on_piece)
-
-        return AnswerStream(make, prepared)
+        task = self._around.one_task(prompt, task_options)
+        prepared = Preparer(self._routing(), streaming=True).prepare([task])
+        call = {"max_cost": max_cost, "reuse": reuse}
+        check_call(call)
+        return AnswerStream(lambda on_piece: self._new_run("stream", call, on_piece=on_piece), prepared)
 
     @signature_of(run)
     def run_sync(self, prompt: Any, **options: Any) -> Result:
         """Answer one prompt without `await`: from scripts, and from cells whose loop is running."""
         engine_loop().refuse_inside()
-        call, task_options = _checked(options, ("on_error", "reuse"))
-        on_error = call.get("on_error") or "raise"
-        check_call({"on_error": on_error}, on_error=("raise", "continue"))
-        return _result_of(self._single(prompt, task_options, call.get("reuse")).wait_sync(), on_error)
+        call, task_options = _checked(options, ("on_error", "reuse", *_SPENDING))
+        run, work = self._single(prompt, task_options, call)
+        draft = Errand(engine_loop(), run.draft(work.items)).wait_sync()
+        self._preflight.pass_sync(self._plan_of_one(run, draft, work), call.get("confirm"))
+        return _result_of(Errand(engine_loop(), work.done(draft), run.stop).wait_sync(), call)
 
     @signature_of(batch)
     def batch_sync(self, prompts: Any, **options: Unpack[CallOptions]) -> BatchResult:
@@ -420,139 +484,93 @@ class Orchestrator:
 
     # How calls are made.
 
-    async def _run(self, prompt: Any, options: dict[str, Any], on_error: str, reuse: bool | None) -> Result:
-        check_call({"on_error": on_error}, on_error=("raise", "continue"))
-        return _result_of(await self._single(prompt, options, reuse).wait(), on_error)
+    async def _run(self, prompt: Any, options: dict[str, Any], call: Mapping[str, Any]) -> Result:
+        run, work = self._single(prompt, options, call)
+        draft = await Errand(engine_loop(), run.draft(work.items)).wait()
+        await self._preflight.pass_(self._plan_of_one(run, draft, work), call.get("confirm"))
+        return _result_of(await Errand(engine_loop(), work.done(draft), run.stop).wait(), call)
 
-    def _single(self, prompt: Any, options: dict[str, Any], reuse: bool | None) -> Errand[Result]:
-        prepared = Preparer(self._routing()).prepare([self._one_task(prompt, options)])
-        run = self._new_run(self._run_options("run", {"reuse": reuse}))
+    def _single(self, prompt: Any, options: dict[str, Any], call: Mapping[str, Any]) -> tuple[Run, _One]:
+        check_call({**call, "on_error": call.get("on_error") or "raise"}, on_error=("raise", "continue"))
+        prepared = Preparer(self._routing()).prepare([self._around.one_task(prompt, options)])
+        run = self._new_run("run", {**call, "on_error": None})
+        return run, _One(run, prepared.items, prepared.refused)
 
-        async def work() -> Result:
-            try:
-                await run.execute(prepared.items, prepared.refused)
-            except LedgerError as error:
-                error.result = run.results[0] if run.results else None
-                raise
-            result = run.results[0]
-            assert result is not None
-            return result
-
-        return Errand(engine_loop(), work(), run.stop)
-
-    def _one_task(self, prompt: Any, options: dict[str, Any]) -> Task:
-        task = intake_module.take_one(prompt, options=self._with_defaults(options))
-        if (task.samples or 1) > 1:
-            raise InvalidInput("One prompt is answered once here; several samples of it are a batch.")
-        return task
+    def _plan_of_one(self, run: Run, draft: Draft, work: _One) -> Plan:
+        plan = planned(self._around, run, draft, sheet(draft.fresh, draft.reused, draft.copies, work.refused, 1))
+        self.last_plan = plan if plan.questions else self.last_plan
+        return plan
 
     async def _batch(self, prompts: Any, options: dict[str, Any], call: dict[str, Any]) -> BatchResult:
         with rare_collections:
-            run, prepared, intake = self._planned(prompts, options, call)
-            finish = self._finisher(run, prepared, intake, call)
-            errand = Errand(engine_loop(), run.execute(prepared.items, prepared.refused), run.stop)
-            with show_progress(run.progress, call["progress"] or self.settings.progress):
-                return await self._settled(run, errand.wait(), finish)
+            batch = self._batch_call(read_batch(self._around, prompts, options, call), call)
+            draft = await self._drafted(batch).wait()
+            self.last_plan = batch.plan(draft)
+            await self._preflight.pass_(self.last_plan, call["confirm"])
+            return await self._executed(batch, draft)
 
-    async def _settled(self, run: Run, work: Awaitable[object], finish: Callable[[], BatchResult]) -> BatchResult:
+    def _drafted(self, batch: BatchCall) -> Errand[Draft]:
+        async def draft() -> Draft:
+            try:
+                return await batch.run.draft(batch.prepared.items)
+            except LedgerError as error:
+                error.result = batch.finish()
+                raise
+
+        return Errand(engine_loop(), draft())
+
+    async def _executed(self, batch: BatchCall, draft: Draft) -> BatchResult:
+        """Run a batch whose draft has passed."""
+        run, prepared = batch.run, batch.prepared
+        errand = Errand(engine_loop(), run.execute(prepared.items, prepared.refused, draft), run.stop)
+        with show_progress(run.progress, batch.call.get("progress") or self.settings.progress):
+            return await self._settled(batch, errand.wait())
+
+    async def _settled(self, batch: BatchCall, work: Awaitable[object]) -> BatchResult:
         """Return the result of a batch once its work ends, and keep it however that ends."""
         try:
             await work
         except LedgerError as error:
-            error.result = finish()
+            error.result = batch.finish()
             raise
         finally:
-            result = self.last_batch = finish()
-        _raise_if_stopped(run, result)
+            result = self.last_batch = batch.finish()
+        _raise_if_stopped(batch.run, result)
         return result
 
-    def _planned(self, prompts: Any, options: dict[str, Any], call: Mapping[str, Any]) -> tuple[Run, Prepared, Intake]:
-        """Read the whole input and decide what each task is to do; nothing is sent."""
-        check_call(call)
-        intake = intake_module.take(
-            prompts,
-            prompt=call.get("prompt"),
-            missing=call.get("missing") or "skip",
-            options=self._with_defaults(options),
-        )
-        preparer = Preparer(self._routing(), mix=call.get("mix") is not False)
-        frames.check_columns(intake.frame, call.get("into"), preparer.schema(options.get("schema")), intake.columns)
-        prepared = preparer.prepare(intake.tasks, refused=intake.refused, labels=intake.labels)
-        return self._new_run(self._run_options("batch", call)), prepared, intake
+    def _batch_call(self, intake: Intake, call: Mapping[str, Any]) -> BatchCall:
+        batch = BatchCall(self._around, intake, call, self._again, self._run_plan)
+        self._runs.add(batch.run)
+        return batch
 
-    def _finisher(
-        self, run: Run, prepared: Prepared, intake: Intake, call: Mapping[str, Any]
-    ) -> Callable[[], BatchResult]:
-        """Return what makes the BatchResult of a call, at any time of it."""
-        schemas = {task.schema if task.schema.__hash__ else id(task.schema) for task in intake.tasks}
-        schema = answer_schema(intake.tasks[0].schema) if len(schemas) == 1 and intake.tasks[0].schema else None
-        refused = prepared.refused
-        sampled = any((task.samples or 1) > 1 for task in intake.tasks)
+    async def _again(self, tasks: list[Task], call: Mapping[str, Any]) -> BatchResult:
+        newest = self.last_batch
+        try:
+            return await self.batch(tasks, **call)
+        finally:
+            self.last_batch = newest  # the merged result is the caller's; this part of it is nobody's
 
-        again = {name: call[name] for name in ("mix", "concurrency", "reuse", "progress") if call.get(name) is not None}
+    async def _run_plan(self, made: BatchCall, plan: Plan) -> BatchResult:
+        """Run what a plan says, made anew from the same input: what has changed since is seen before anything is sent."""
+        with rare_collections:
+            batch = self._batch_call(made.intake, made.call)
+            draft = await self._drafted(batch).wait()
+            refuse_stale(plan, batch.plan(draft))
+            return await self._executed(batch, draft)
 
-        async def retry(tasks: list[Task]) -> list[Result]:
-            newest = self.last_batch
-            try:
-                return list(await self.batch(tasks, **again))
-            finally:
-                self.last_batch = newest  # the merged result is the caller's; this part of it is nobody's
-
-        def finish() -> BatchResult:
-            places = [(i, sample) for i, task in enumerate(intake.tasks) for sample in range(task.samples or 1)]
-            so_far = run.results or [refused.get(position) for position in range(len(places))]
-            results = [
-                result if result is not None else _unfinished(intake, index, sample)
-                for (index, sample), result in zip(places, so_far, strict=True)
-            ]
-            return BatchResult(
-                results,
-                status=run.status,
-                duration_s=run.progress.elapsed_s,
-                frame=intake.frame,
-                into=call.get("into"),
-                schema=schema,
-                batch_id=run.books.batch_id,
-                name=call.get("name"),
-                project=self.project,
-                ledger_path=str(self.ledger_path),
-                sampled=sampled,
-                retry=retry,
-            )
-
-        return finish
-
-    def _new_run(self, options: RunOptions, **outlets: Any) -> Run:
-        from orchestrai.limits.retry import RetryPolicy  # tenacity is loaded by the first call, not by the import
-
-        retry = RetryPolicy(attempts=self.settings.attempts)
-        run = Run(self._opened(), self._prices, retry, options, **outlets)
+    def _new_run(self, kind: str, call: Mapping[str, Any], **outlets: Any) -> Run:
+        run = self._around.run(kind, call, **outlets)
         self._runs.add(run)
         return run
-
-    def _run_options(self, kind: str, call: Mapping[str, Any]) -> RunOptions:
-        reuse = call.get("reuse")
-        return RunOptions(
-            kind=kind,
-            name=call.get("name"),
-            project=self.project,
-            reuse=self.settings.reuse if reuse is None else reuse,
-            on_error="stop" if call.get("on_error") == "stop" else "continue",
-            concurrency=call.get("concurrency") or self.settings.concurrency,
-            repair_attempts=self.settings.repair_attempts,
-            keep_texts=self.settings.keep_texts,
-            described={key: value for key, value in call.items() if isinstance(value, str | int | float)},
-        )
-
-    def _with_defaults(self, options: dict[str, Any]) -> dict[str, Any]:
-        return {"timeout_s": self.settings.timeout_s, **options}
 
     def _routing(self) -> Router:
         if self._router is None:
             platforms, waiting, barred = discovery.chosen(self.findings)
             missing = {finding.name: finding.why for finding in self.findings if finding.platform is None}
             catalogue = with_settings(self.settings.catalogue)
-            self._router = Router(platforms, self._prices, waiting, missing, barred, catalogue)
+            plans = {finding.name: finding.plan for finding in self.findings if finding.plan is not None}
+            prices = self._around.prices
+            self._router = Router(platforms, prices, waiting, missing, barred, catalogue, plans, self._windows)
         return self._router
 
     def _opened(self) -> Engine:
@@ -566,6 +584,33 @@ class Orchestrator:
                 self._forgotten = weakref.finalize(self, _let_go, self._engine.loop, self._platforms)
                 self._forgotten.atexit = False  # what is there at exit is closed, not let go
             return self._engine
+
+
+class _One:
+    """A call of one task.
+
+    Args:
+        run: The call.
+        items: Its task, unless it is refused.
+        refused: The result where it is.
+    """
+
+    def __init__(self, run: Run, items: list[Item], refused: Mapping[int, Result]) -> None:
+        self.items = items
+        self.refused = refused
+        self._run = run
+
+    async def done(self, draft: Draft) -> Result:
+        """Run it and return its result."""
+        run = self._run
+        try:
+            await run.execute(self.items, self.refused, draft)
+        except LedgerError as error:
+            error.result = run.results[0] if run.results else None
+            raise
+        result = run.results[0]
+        assert result is not None
+        return result
 
 
 def _task_options(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -595,26 +640,14 @@ def _checked(options: Mapping[str, Any], call_only: Iterable[str]) -> tuple[dict
     return {name: options[name] for name in call_only if name in options}, _task_options(options)
 
 
-def _result_of(result: Result, on_error: OnError | str) -> Result:
-    return result.raise_for_failure() if on_error == "raise" else result
+def _result_of(result: Result, call: Mapping[str, Any]) -> Result:
+    return result if call.get("on_error") == "continue" else result.raise_for_failure()
 
 
 def _raise_if_stopped(run: Run, result: BatchResult | None) -> None:
     if run.options.on_error == "stop" and run.first_failure is not None:
         failed = run.first_failure
         raise BatchStopped(f"task {failed.index} failed ({failed.error_class}): {failed.error}", result)
-
-
-def _unfinished(intake: Intake, index: int, sample: int) -> Result:
-    return Result(
-        intake.tasks[index],
-        status="cancelled",
-        error="not finished",
-        error_class="cancelled",
-        index=index,
-        row=intake.labels[index] if intake.labels is not None else None,
-        sample=sample,
-    )
 
 
 def _ledger_folder(project: str | Path | None, settings: Settings) -> Path:

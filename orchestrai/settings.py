@@ -23,7 +23,7 @@ from __future__ import annotations
 import math
 import os
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -83,12 +83,19 @@ class Settings:
         reuse: Take the answer of a finished identical task from the ledger.
         progress: How progress is shown: auto, widget, text, off.
         ask_above: Expected cash of a call above which it asks first [USD].
+        warn_at: Shares of a quota window or budget at which a call that would reach them says so [percent].
+        estimate_above_tokens: Prompts above it are listed in every plan, with their estimate [tokens].
+        task_allowance: Cash that a hard cap sets aside for a task whose output its platform cannot bound [USD]; None
+            refuses such tasks under a hard cap.
         never_train: Ask no platform whose plan may train on the data; one of which it is not known may be asked.
         prices: Own prices: "provider/model" → row or list of dated rows, checked by `orchestrai.pricing.PriceList`.
         platforms: Configured platforms: name → fields of the constructor and its `kind`. `api_key = "env:NAME"`
             reads the variable NAME when the platform is made.
         catalogue: Records over those of `orchestrai/platforms/catalogue.toml`: plans, defaults, endpoints, models,
             checked by `orchestrai.platforms.catalogue`.
+        windows: Quota windows beyond those of a plan: platform → list of tables as in `catalogue.toml`, checked by
+            `orchestrai.routing.windows`.
+        budgets: Cash over a day, week or month: a list of tables, checked by `orchestrai.limits.budget`.
     """
 
     data_dir: Path | None = None
@@ -100,10 +107,15 @@ class Settings:
     reuse: bool = True
     progress: ProgressStyle = "auto"
     ask_above: Decimal = Decimal("1.00")
+    warn_at: tuple[float, ...] = (50.0, 80.0, 90.0)
+    estimate_above_tokens: int = 10_000
+    task_allowance: Decimal | None = None
     never_train: bool = False
     prices: Mapping[str, Any] = field(default_factory=dict)
     platforms: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     catalogue: Mapping[str, Any] = field(default_factory=dict)
+    windows: Mapping[str, Any] = field(default_factory=dict)
+    budgets: Sequence[Any] = ()
 
 
 def load(
@@ -213,7 +225,7 @@ def _from_variable(variable: str, text: str) -> dict[str, Any]:
     if name not in _CHECKS:
         known = [*(_PREFIX + key.upper() for key in _CHECKS), *OTHER_VARIABLES]
         raise InvalidSettings(f"{variable} is no setting.{nearest(variable, known)}")
-    if name in ("prices", "platforms", "catalogue"):
+    if name in ("prices", "platforms", "catalogue", "windows", "budgets"):
         raise InvalidSettings(f"{variable}: {name} is a table. Write it into orchestrai.toml.")
     return {name: _from_text(name, text.strip())} if text.strip() else {}
 
@@ -223,7 +235,9 @@ def _from_text(name: str, text: str) -> Any:
     default = getattr(_DEFAULTS, name)
     if isinstance(default, bool):
         return True if text.lower() in _TRUE else False if text.lower() in _FALSE else text
-    if name in ("attempts", "repair_attempts", "concurrency", "timeout_s"):
+    if name == "warn_at":
+        return [part.strip() for part in text.split(",")]
+    if name in ("attempts", "repair_attempts", "concurrency", "timeout_s", "estimate_above_tokens"):
         try:
             return float(text) if name == "timeout_s" else int(text)
         except ValueError:
@@ -292,7 +306,23 @@ def _style(value: Any, where: str) -> str:
     return str(value)
 
 
-def _money(value: Any, where: str) -> Decimal:
+def _shares(value: Any, where: str) -> tuple[float, ...]:
+    given = [value] if isinstance(value, int | float) and not isinstance(value, bool) else value
+    try:
+        shares = tuple(sorted({float(share) for share in given}))
+    except (TypeError, ValueError):
+        shares = (math.nan,)
+    if isinstance(given, str) or not all(0 < share <= 100 for share in shares):
+        raise InvalidSettings(f"{where} is a list of percentages such as [50, 80, 90], not {value!r}.")
+    return shares
+
+
+def dollars(value: Any, where: str) -> Decimal:
+    """Return an amount of USD, exact.
+
+    Raises:
+        InvalidSettings: It is none from 0 up.
+    """
     try:
         # Through text: a float in a file means the digits that were written.
         amount = Decimal(str(value)) if isinstance(value, str | int | float | Decimal) else Decimal("NaN")
@@ -303,6 +333,10 @@ def _money(value: Any, where: str) -> Decimal:
     return amount
 
 
+def _allowance(value: Any, where: str) -> Decimal | None:
+    return None if value is None else dollars(value, where)
+
+
 def _table(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise InvalidSettings(f"{where} is a table, not {type(value).__name__}.")
@@ -311,6 +345,12 @@ def _table(value: Any, where: str) -> dict[str, Any]:
 
 def _tables(value: Any, where: str) -> dict[str, Any]:
     return {name: _with_hidden_keys(_table(table, f"{where}.{name}")) for name, table in _table(value, where).items()}
+
+
+def _list(value: Any, where: str) -> list[Any]:
+    if not isinstance(value, list | tuple):
+        raise InvalidSettings(f"{where} is a list of tables ([[{where.rpartition(' ')[2]}]]), not {value!r}.")
+    return list(value)
 
 
 def _with_hidden_keys(table: Mapping[str, Any], *, all_of_it: bool = False) -> dict[str, Any]:
@@ -336,10 +376,15 @@ _CHECKS: Final[Mapping[str, Callable[[Any, str], Any]]] = {
     "keep_texts": _switch,
     "reuse": _switch,
     "progress": _style,
-    "ask_above": _money,
+    "ask_above": dollars,
+    "warn_at": _shares,
+    "estimate_above_tokens": _whole(1),
+    "task_allowance": _allowance,
     "never_train": _switch,
     "prices": _table,
     "platforms": _tables,
     "catalogue": _table,
+    "windows": _table,
+    "budgets": _list,
 }
 _DEFAULTS: Final = Settings()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import time
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
@@ -300,3 +301,13 @@ def _columns(text: str) -> int:
 def _padded(text: str, width: int, right: bool) -> str:
     space = " " * (width - _columns(text))
     return space + text if right else text + space
+
+
+def local_time(moment_us: int | None) -> str:
+    """Return a moment [µs since 1970, UTC] in local time, to the minute: `2026-11-28 00:00`; empty for None."""
+    if moment_us is None:
+        return ""
+    try:
+        return time.strftime("%Y-%m-%d %H:%M", time.localtime(moment_us / 1e6))
+    except (OverflowError, OSError, ValueError):  # outside the calendar of this system
+        return "unknown"

@@ -524,5 +524,5 @@ def test_a_prompt_too_long_for_one_platform_goes_to_one_that_it_fits(tmp_path):
     with ProviderServer() as server:
         small = openai(server, name="small", context_tokens=1_000, tier="free")
         with orchestrator(tmp_path, small, openai(server, name="large", context_tokens=100_000)) as orch:
-            result = orch.batch_sync(["short", "word " * 5_000], progress="off")
+            result = orch.batch_sync(["short", "word " * 5_000], progress="off", confirm="never")
     assert [r.platform for r in result] == ["small", "large"]

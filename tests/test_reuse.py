@@ -232,7 +232,7 @@ def test_mix_false_chooses_the_best_model_that_can_take_every_task(tmp_path):
     small = ScriptedPlatform("small", model="s-1", models=())
     large = ScriptedPlatform("large", model="l-1", models=(), tier="paid")
     tasks = ["a", Task("b", platform="large", strict=True), "c"]
-    one = ask(tmp_path, small, large, do=lambda orch: orch.batch_sync(tasks, mix=False))
+    one = ask(tmp_path, small, large, do=lambda orch: orch.batch_sync(tasks, mix=False, confirm="never"))
     assert {r.model for r in one} == {"l-1"}
     impossible = [Task("a", platform="small", strict=True), Task("b", platform="large", strict=True)]
     with pytest.raises(InvalidInput, match="mix=False: no single model"):

@@ -44,7 +44,9 @@ def write(path: Path, text: str) -> Path:
 
 def test_without_anything_the_defaults_hold(folder):
     assert load(folder, env={}) == Settings()
-    assert Settings() == Settings(None, 6, 1, 300.0, None, True, True, "auto", Decimal(1), False, {}, {}, {})
+    warned = ((50.0, 80.0, 90.0), 10_000, None)
+    tables = ({}, {}, {}, {}, ())
+    assert Settings() == Settings(None, 6, 1, 300.0, None, True, True, "auto", Decimal(1), *warned, False, *tables)
 
 
 def test_the_nearest_file_upwards_counts(folder, tmp_path):
@@ -212,12 +214,20 @@ WRONG = [
     ("ask_above", "much"),
     ("ask_above", float("nan")),
     ("ask_above", True),
+    ("warn_at", "half"),
+    ("warn_at", [0]),
+    ("warn_at", [50, 101]),
+    ("warn_at", ["x"]),
+    ("estimate_above_tokens", 0),
+    ("task_allowance", -1),
     ("never_train", "yes"),
     ("never_train", 1),
     ("prices", []),
     ("platforms", "openai"),
     ("platforms", {"vllm": "http://127.0.0.1"}),
     ("catalogue", "plans"),
+    ("windows", []),
+    ("budgets", {"usd": 5}),
 ]
 
 

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
+from orchestrai.engine.holds import charge_of, holds_of
 from orchestrai.engine.item import Item, Work
 from orchestrai.engine.lane import Lane
 from orchestrai.engine.request import request_for, with_parts
 from orchestrai.errors import InvalidInput, PlatformError
 from orchestrai.ids import new_id, now_us
+from orchestrai.ledger.reservations import Full
 from orchestrai.ledger.rows import AttemptRow, OfferRow, SendRow, SystemRow
 from orchestrai.limits.admission import Ticket
 from orchestrai.messages import Message, canonical, lone_surrogate, messages_of
@@ -38,7 +40,7 @@ _LONGEST_TOLD_S: Final = 10**9  # waits above it [s] are no waits; a quota windo
 _MOST_TOKENS: Final = 10**12  # a count above it is an error of the reply, and would not fit the ledger
 
 
-async def attempt(run: Run, item: Item, lane: Lane, ticket: Ticket, size: int | None) -> None:
+async def attempt(run: Run, item: Item, lane: Lane, ticket: Ticket) -> None:
     """Make the next attempt of a task and record it, then settle the task, or put it back in the queue.
 
     Args:
@@ -46,12 +48,11 @@ async def attempt(run: Run, item: Item, lane: Lane, ticket: Ticket, size: int | 
         item: The task.
         lane: Where it goes.
         ticket: With which it leaves; given back here, as soon as the request has ended.
-        size: Its input, estimated [tokens].
     """
     work = item.work or run.books.begin(item)
     recorded = None
     try:
-        recorded = await _recorded(run, item, work, size)
+        recorded = await _recorded(run, item, work)
     finally:
         if recorded is None:
             lane.unused(ticket)
@@ -93,7 +94,7 @@ async def attempt(run: Run, item: Item, lane: Lane, ticket: Ticket, size: int | 
         _record(run, item, work, send_seq, latency_s, reply, error, final=True)
 
 
-async def _recorded(run: Run, item: Item, work: Work, size: int | None) -> tuple[int, Request] | None:
+async def _recorded(run: Run, item: Item, work: Work) -> tuple[int, Request] | None:
     """Make commit 1; return the number of the request that may leave now and the request, or None when none may."""
     try:
         request = request_for(item, work, new_id())
@@ -106,11 +107,16 @@ async def _recorded(run: Run, item: Item, work: Work, size: int | None) -> tuple
     if item.task.system and prompt is not None:
         kept = (*kept, *run.books.system_row(item.task.system))
     since = item.since if work.attempts == 0 else None  # a task that has begun goes on, whoever else answers it
-    row = _send_row(run, item, work, request, offer, size)
-    grant = await run.journal.open(row, run.books.claim(item), since, prompt, kept)
+    row = _send_row(run, item, work, request, offer)
+    holds = holds_of(item.task, item.size, item.offer, run.outlook, run.limits)
+    grant = await run.journal.open(row, run.books.claim(item), since, prompt, kept, holds)
+    if isinstance(grant, Full):
+        run.no_room(item, grant)
+        return None
     if not isinstance(grant, int):
         run.hold(item)
         return None
+    work.metered = bool(holds)
     if work.first_send is None:
         work.first_send = grant
     run.books.kept_offers.add(offer.offer_id)
@@ -223,7 +229,7 @@ def _next_wait(
     return wait_s
 
 
-def _send_row(run: Run, item: Item, work: Work, request: Request, offer: OfferRow, size: int | None) -> SendRow:
+def _send_row(run: Run, item: Item, work: Work, request: Request, offer: OfferRow) -> SendRow:
     task = item.task
     return SendRow(
         0,
@@ -237,7 +243,7 @@ def _send_row(run: Run, item: Item, work: Work, request: Request, offer: OfferRo
         item.sample,
         item.key,
         offer.offer_id,
-        size,
+        item.size or None,
         task.max_tokens,
         run.books.system_digest(task.system),
         task.chain,
@@ -310,13 +316,16 @@ def _record(
         run.books.note_price(price)
     told = error.quota if error is not None and error.quota else seen.quota if seen is not None else ()
     quota = run.books.quota_rows(offer.platform, told) if told else ()
+    charge = charge_of(usage, cost, error) if work.metered else None
     if not final:
-        run.books.record(row, latency_s, quota)
+        run.books.record(row, latency_s, quota, charge)
     elif error is None:
         assert reply is not None
-        run.books.settle_success(item, row, latency_s, reply, parsed, quota)
+        run.books.settle_success(item, row, latency_s, reply, parsed, quota, charge)
     else:
-        run.books.settle_failure(item, error.kind, item.told(str(error)), row, latency_s, seen, quota)
+        run.books.settle_failure(item, error.kind, item.told(str(error)), row, latency_s, seen, quota, charge)
+    if work.metered:
+        run.made_room(offer)
 
 
 _ONE_ATTEMPT: Final = (None, None, None)

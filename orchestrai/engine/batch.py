@@ -12,23 +12,28 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable, Mapping
-from decimal import Decimal
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from orchestrai import tokens
 from orchestrai.engine.attempt import attempt
 from orchestrai.engine.books import Books, RunOptions
+from orchestrai.engine.draft import Draft, drafted_for, plan_again
 from orchestrai.engine.engine import Engine
+from orchestrai.engine.held import HeldTasks
 from orchestrai.engine.item import Item
 from orchestrai.engine.lane import ELSEWHERE_S, Lane, TurnedAway
 from orchestrai.engine.progress import Progress
 from orchestrai.engine.reuse import usable
-from orchestrai.errors import LedgerError
-from orchestrai.ledger.lock import is_alive
+from orchestrai.errors import ErrorClass, LedgerError
+from orchestrai.ids import now_us
 from orchestrai.ledger.queries import StoredAnswer
+from orchestrai.ledger.reservations import Full
 from orchestrai.limits.cooldown import PATIENCE_S
 from orchestrai.pricing import PriceList
 from orchestrai.result import Result
+from orchestrai.routing.offers import Offer
+from orchestrai.routing.planner import Limits, Outlook
+from orchestrai.routing.windows import used_up
 
 if TYPE_CHECKING:
     from orchestrai.limits.retry import RetryPolicy
@@ -36,21 +41,22 @@ if TYPE_CHECKING:
 RunStatus = Literal["running", "finished", "cancelled", "stopped"]
 
 _DEFAULT_PRIORITY: Final = 5
-_NO_COST: Final = Decimal(0)
 _NOTHING: Final[Mapping[int, Result]] = {}
-_HELD_FIRST_S: Final = 0.05  # first look at a task that somebody else is working on
-_HELD_MOST_S: Final = 1.0  # and the longest pause between looks
+_NO_LIMITS: Final = Limits()
+_BUSY_S: Final = 0.25  # between looks at a window of which others hold what is left
+_WAITED_S: Final = 90.0  # for a window that begins anew; a later one ends the lane for this call
 
 
 class _Queue:
     """What waits for one lane in one call."""
 
-    __slots__ = ("items", "lane", "workers")
+    __slots__ = ("items", "lane", "pause", "workers")
 
     def __init__(self, lane: Lane) -> None:
         self.items: deque[Item] = deque()
         self.lane = lane
         self.workers = 0
+        self.pause: asyncio.TimerHandle | None = None  # nothing leaves until it fires: a window has no room
 
 
 class Run:
@@ -61,6 +67,8 @@ class Run:
         prices: List prices.
         retry: When and how long to wait for another attempt.
         options: What the call says about itself.
+        limits: What the call's own limits forbid.
+        preferences: Task type → platforms that suit it, as the catalogue records it.
         on_result: Called on the loop with each durable result; without it results are kept in `results`.
         on_piece: Called on the loop with each piece of a streamed answer.
     """
@@ -72,6 +80,8 @@ class Run:
         retry: RetryPolicy,
         options: RunOptions,
         *,
+        limits: Limits = _NO_LIMITS,
+        preferences: Mapping[str, Any] = MappingProxyType({}),
         on_result: Callable[[Result], None] | None = None,
         on_piece: Callable[[str], None] | None = None,
     ) -> None:
@@ -80,6 +90,8 @@ class Run:
         self.prices = prices
         self.retry = retry
         self.options = options
+        self.limits = limits
+        self.outlook = Outlook(now_us())
         self.on_piece = on_piece
         self.pieces = 0
         self.random = random.Random()  # noqa: S311 - spreads waits
@@ -97,7 +109,9 @@ class Run:
         self._unsettled: set[Item] = set()  # what still needs a result
         self.unrecorded: dict[int, Result] = {}  # by position; settled, but the ledger could not be written
         self._primaries: dict[bytes, Item] = {}  # by key; equal tasks join the first
-        self._held: dict[bytes, Item] = {}  # by claim; somebody else works on them
+        self._held = HeldTasks(engine.ledger, self._settle_from_ledger, self._enqueue)
+        self._preferences = preferences
+        self._only_model: str | None = None  # with `mix=False`, once it is known
         self._open_input = True
         self._group: asyncio.TaskGroup | None = None
         self._changed = asyncio.Event()
@@ -106,13 +120,39 @@ class Run:
 
     # The life of a run.
 
-    async def execute(self, items: list[Item] | None = None, refused: Mapping[int, Result] = _NOTHING) -> None:
+    async def draft(self, items: list[Item]) -> Draft:
+        """Decide which task goes where; nothing is sent, and nothing is written.
+
+        Raises:
+            LedgerError: The ledger cannot be read.
+        """
+        scope = self.books.scope or await self.books.scope_of(items)
+        drafted = await drafted_for(
+            items,
+            self.engine,
+            self.options,
+            self.limits,
+            self._preferences,
+            self._primaries,
+            scope,
+            self._only_model,
+        )
+        self.outlook, self._only_model = drafted.outlook, drafted.model
+        return drafted
+
+    async def execute(
+        self,
+        items: list[Item] | None = None,
+        refused: Mapping[int, Result] = _NOTHING,
+        draft: Draft | None = None,
+    ) -> None:
         """Run until every task is settled and durable; a call that was stopped ends with what it has.
 
         Args:
             items: All tasks; None leaves the input open for `feed` and `close_input`. The list is emptied, so that
                 an item is gone once its task is settled.
             refused: Results of tasks that are never sent, by position.
+            draft: Where they go, if that is decided already.
 
         Raises:
             LedgerError: The ledger cannot be written; what was answered is in `results` all the same, and in
@@ -127,7 +167,10 @@ class Run:
                     await self.books.open_call(items, self.progress.total)
                     for position, result in refused.items():
                         self._publish(position, result)
-                    await self.feed(items)
+                    if draft is not None and self.books.continues and draft.scope != self.books.scope:
+                        draft = None  # another process was quicker to begin the same batch
+                    await self.feed(items, draft)
+                    draft = None
                     items.clear()
                     self.close_input()
                 else:
@@ -161,36 +204,38 @@ class Run:
         """Wait until the call is not, or no longer, under way."""
         await self._ended.wait()
 
-    async def feed(self, items: list[Item]) -> None:
-        """Add tasks: those answered before are settled from the ledger, equal ones join, the rest are queued."""
-        fresh = []
-        for item in items:
-            self._unsettled.add(item)
-            first = self._primaries.get(item.key)
-            if first is not None:
-                if first.copies is None:
-                    first.copies = []
-                first.copies.append(item)
-                continue
-            self._primaries[item.key] = item
-            fresh.append(item)
-        if self.status != "running":  # stopped already, by a refused row or by a close
-            return
-        answers: dict[bytes, list[StoredAnswer]] = {}
-        if self.options.reuse or self.books.scope:
+    async def feed(self, items: list[Item], draft: Draft | None = None) -> None:
+        """Add tasks: those answered before are settled from the ledger, equal ones join, the rest are queued.
+
+        Args:
+            items: The tasks.
+            draft: Where they go, if that is decided already.
+        """
+        self._unsettled.update(items)
+        if draft is None:
             try:
-                found = await self.engine.ledger.find_answers([item.key for item in fresh], self.books.scope)
+                draft = await self.draft(items)
             except LedgerError as error:
                 self._break(error)  # who waits for these tasks learns it from the call
                 raise
-            answers = found.answers
-            for item in fresh:
-                item.since = found.newest
+        for copy, first in draft.copies:
+            copies = first.copies
+            if first not in self._unsettled:  # settled while the ledger was read
+                draft.fresh.append(copy)
+            elif copies is None:
+                first.copies = [copy]
+            else:
+                copies.append(copy)
+        self._primaries.update((item.key, item) for item in (*draft.fresh, *(item for item, _, _ in draft.reused)))
+        if self.status != "running":  # stopped already, by a refused row or by a close
+            return
+        for item, found, source in draft.reused:
+            self.books.settle_reused(item, found, source)
+        fresh = draft.fresh
         if any(item.task.priority is not None for item in fresh):
             fresh.sort(key=lambda item: _DEFAULT_PRIORITY if item.task.priority is None else item.task.priority)
         for item in fresh:
-            if not self._settle_from_ledger(item, answers.get(item.key)):
-                self._queue(item).items.append(item)
+            self._place(item)
         self._pump_all()
         self._changed.set()
 
@@ -247,7 +292,7 @@ class Run:
     def _pump(self, queue: _Queue) -> None:
         """Start workers while there is something to take and a place to take it in."""
         group = self._group
-        if group is None or not queue.items or self.status != "running":
+        if group is None or not queue.items or queue.pause is not None or self.status != "running":
             return
         wanted = min(len(queue.items), queue.lane.admission.ceiling - queue.workers)
         if self.options.concurrency is not None:
@@ -265,10 +310,9 @@ class Run:
         """Take tasks from one lane's queue until it is empty."""
         items, lane, progress = queue.items, queue.lane, self.progress
         try:
-            while items and self.status == "running":
+            while items and queue.pause is None and self.status == "running":
                 item = items.popleft()
-                prompt = item.task.prompt
-                size = tokens.quick(prompt) if type(prompt) is str else 0
+                size = item.size
                 try:
                     ticket = lane.take(size)
                     if ticket is None:
@@ -279,7 +323,7 @@ class Run:
                     continue
                 progress.running += 1
                 try:
-                    await attempt(self, item, lane, ticket, size or None)
+                    await attempt(self, item, lane, ticket)
                 finally:
                     progress.running -= 1
         except LedgerError as error:
@@ -316,55 +360,116 @@ class Run:
         """Send a task elsewhere whose platform is not worth waiting for, or settle it."""
         if item.work is None:
             self.books.begin(item)
-        if item.has_another_offer:
+        if away.kind == "window":
+            self._close(item, str(away))
+        elif item.has_another_offer:
             self.fall_back(item, str(away))
         else:
             self.books.settle_failure(item, away.kind, item.told(str(away)))
+
+    def _place(self, item: Item) -> None:
+        """Queue a task where its plan sends it, or settle it where there is no place for it."""
+        if item.route.offers:
+            self._queue(item).items.append(item)
+            return
+        why = item.route.why_none()
+        if item.work is None:
+            self.books.begin(item)
+        if self.options.latest is not None and item.route.lacks == "window":
+            self.books.settle_skipped(item, why)
+        else:
+            self.books.settle_failure(item, item.route.lacks or "request", why)
 
     def _enqueue(self, item: Item) -> None:
         queue = self._queue(item)
         queue.items.append(item)
         self._pump(queue)
 
+    # Windows and budgets without room.
+
+    def no_room(self, item: Item, full: Full) -> None:
+        """Let a task wait whose request finds no room in a quota window or a budget, or send it elsewhere."""
+        queue = self._queue(item)
+        if full.busy:  # the end of a request makes room; of somebody else's, nobody tells
+            self._pause(queue, item, _BUSY_S)
+            return
+        wait_s = None if full.until is None else max(0.001, (full.until - now_us()) / 1e6)
+        latest = self.options.latest
+        if wait_s is not None and (wait_s <= _WAITED_S or (latest is not None and full.until <= latest)):  # type: ignore[operator]  # it is told
+            self._pause(queue, item, wait_s)
+            return
+        why = used_up(full.meter, full.until)
+        if full.until is not None:
+            self._close(item, why)
+        elif item.has_another_offer:
+            self.fall_back(item, why)
+        else:
+            error_class: ErrorClass = "budget" if full.meter.window.unit == "usd" else "window"
+            self.books.settle_failure(item, error_class, item.told(why))
+
+    def made_room(self, offer: Offer) -> None:
+        """Look again at once where a request that has ended may have made room."""
+        queue = self._queues.get((offer.platform.name, offer.model))
+        if (
+            queue is not None
+            and queue.pause is not None
+            and queue.pause.when() - self.engine.loop.loop.time() <= _BUSY_S
+        ):
+            queue.pause.cancel()
+            self._timers.discard(queue.pause)
+            self._resume(queue)
+
+    def _pause(self, queue: _Queue, item: Item, wait_s: float) -> None:
+        """Let nothing of a queue leave for a while."""
+        queue.items.appendleft(item)
+        if queue.pause is None:
+            queue.pause = self.engine.loop.loop.call_later(wait_s, self._resume, queue)
+            self._timers.add(queue.pause)
+
+    def _resume(self, queue: _Queue) -> None:
+        if queue.pause is not None:
+            self._timers.discard(queue.pause)
+            queue.pause = None
+        self._pump(queue)
+
+    def _close(self, item: Item, why: str) -> None:
+        """Send nothing more to a lane in this call, and plan anew for what waits for it."""
+        queue, offer = self._queue(item), item.offer
+        self.limits = self.limits._replace(closed={**self.limits.closed, (offer.platform.name, offer.model): why})
+        waiting = [item, *queue.items]
+        queue.items.clear()
+        if self._group is not None:
+            self._spawn(self._group, self._plan_anew(waiting, offer, why))
+
+    async def _plan_anew(self, items: list[Item], closed: Offer, why: str) -> None:
+        """Plan for tasks whose lane was closed, by what is known now."""
+        for item in items:
+            if item.work is None:
+                self.books.begin(item)
+            item.give_up(closed, why, self.options.repair_attempts)
+        try:
+            await plan_again(items, self.engine, self.options, self.limits, self._preferences)
+        except LedgerError as error:
+            self._break(error)
+            return
+        for item in items:
+            self._place(item)
+        self._pump_all()
+        self._changed.set()
+
     # Tasks that another call or process is working on.
 
     def hold(self, item: Item) -> None:
         """Wait for somebody else's answer to the same task, without holding a place."""
-        first = not self._held
-        self._held[self.books.claim(item)] = item
-        if first and self._group is not None:
+        if self._held.add(self.books.claim(item), item) and self._group is not None:
             self._spawn(self._group, self._watch())
 
     async def _watch(self) -> None:
         """Look after the held tasks until there are none."""
         try:
-            await self._look_after_held()
+            await self._held.look_after(self.books.scope)
         except LedgerError as error:
             self._break(error)
-
-    async def _look_after_held(self) -> None:
-        """Take the answer of each held task, or the task itself once nobody works on it."""
-        ledger, pause = self.engine.ledger, _HELD_FIRST_S
-        while self._held:
-            await asyncio.sleep(pause)
-            pause = min(pause * 1.5, _HELD_MOST_S)
-            held = dict(self._held)  # as it is looked for: what is held meanwhile waits for the next look
-            try:
-                found = await ledger.find_answers([item.key for item in held.values()], self.books.scope, list(held))
-                owners = {claim.owner_id for claim in found.working.values()}
-                if any(not is_alive(ledger.folder / "owners", owner) for owner in owners):
-                    await ledger.recover()
-                    continue
-            except LedgerError as error:
-                self._break(error)
-                return
-            for claim, item in held.items():
-                if self._settle_from_ledger(item, found.answers.get(item.key)):
-                    del self._held[claim]
-                elif claim not in found.working:
-                    del self._held[claim]
-                    item.since = found.newest
-                    self._enqueue(item)
 
     # Settling and publishing.
 

@@ -20,8 +20,9 @@ from orchestrai.engine.reuse import reused_result
 from orchestrai.errors import ErrorClass, LedgerError
 from orchestrai.ids import new_id, now_us
 from orchestrai.ledger import queries
+from orchestrai.ledger.group import Settling
+from orchestrai.ledger.reservations import Charge
 from orchestrai.ledger.rows import AttemptRow, OfferRow, OutcomeRow, QuotaRow, SystemRow
-from orchestrai.ledger.writer import Settling
 from orchestrai.platforms.protocol import Platform, QuotaReading, Reply
 from orchestrai.pricing import Price, from_pico, to_pico
 from orchestrai.result import NO_USAGE, Result
@@ -44,6 +45,8 @@ class RunOptions:
         concurrency: Ceiling over all platforms.
         repair_attempts: How often an unusable answer is asked again.
         keep_texts: Keep prompts and answers in the ledger.
+        mix: Several models may answer; False: one, the best that every task can be asked of.
+        latest: Until when tasks may wait for a quota window to begin anew [µs since 1970]; None for not at all.
         described: Options of the call as they are kept with it.
     """
 
@@ -55,6 +58,8 @@ class RunOptions:
     concurrency: int | None = None
     repair_attempts: int = 1
     keep_texts: bool = True
+    mix: bool = True
+    latest: int | None = None
     described: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -78,6 +83,7 @@ class Books:
         self.journal = engine.journal
         self.batch_id = new_id()
         self.scope: str | None = None  # batch whose answers alone count; None for all
+        self.continues = False  # whether it goes on with an unfinished batch
         self.unpublished = 0  # settled, on their way to the ledger
         self._engine = engine
         self._options = options
@@ -90,6 +96,19 @@ class Books:
         self._systems: dict[str, str] = {}  # digests of system prompts
         self.kept_systems: set[str] = set()  # digests of those that are in the ledger
 
+    async def scope_of(self, items: list[Item]) -> str | None:
+        """Return the batch whose answers alone count: the unfinished one that this call continues without other reuse.
+
+        Raises:
+            LedgerError: The ledger cannot be read.
+        """
+        name = self._options.name
+        if self._options.reuse or name is None:
+            return None
+        digest = _digest(items)
+        found: str | None = await self._engine.ledger.read_soon(lambda c: queries.running_batch(c, name, digest))
+        return found
+
     async def open_call(self, items: list[Item] | None, total: int | None) -> None:
         """Record the call, or continue the unfinished one of the same name and tasks.
 
@@ -98,7 +117,7 @@ class Books:
             total: Their number, with those that are never sent.
         """
         options = self._options
-        digest = None if items is None else hashlib.sha256(b"".join(item.key for item in items)).digest()
+        digest = None if items is None else _digest(items)
         row = (
             options.name,
             options.kind,
@@ -129,6 +148,7 @@ class Books:
             return
         # Looked for and recorded in one transaction: two processes that start at once share one batch.
         self.batch_id = await recorded
+        self.continues = self.batch_id != fresh
         self.scope = None if options.reuse else self.batch_id
 
     def close_call(self, status: str, settled: int) -> None:
@@ -225,9 +245,11 @@ class Books:
                 rows.append(row)
         return tuple(rows)
 
-    def record(self, row: AttemptRow, latency_s: float, quota: tuple[QuotaRow, ...] = ()) -> None:
+    def record(
+        self, row: AttemptRow, latency_s: float, quota: tuple[QuotaRow, ...] = (), charge: Charge | None = None
+    ) -> None:
         """Record an attempt that does not settle its task."""
-        self.journal.settle(Settling(row, quota=quota), latency_s)
+        self.journal.settle(Settling(row, quota=quota, charge=charge), latency_s)
 
     def settle_success(
         self,
@@ -237,12 +259,13 @@ class Books:
         reply: Reply,
         parsed: Any,
         quota: tuple[QuotaRow, ...] = (),
+        charge: Charge | None = None,
     ) -> None:
         """Settle a task with an answer; it is published once it is durable."""
         output = reply.text if item.schema is None else item.schema.output(parsed, reply.text)
         model = sys.intern(reply.model) if reply.model else item.offer.model  # a few models, many answers
         result = self._result(item, "succeeded", output=output, parsed=parsed, model=model, reply=reply)
-        self._settle(item, result, row, latency_s, quota, reply.text if self._options.keep_texts else None)
+        self._settle(item, result, row, latency_s, quota, charge, reply.text if self._options.keep_texts else None)
 
     def settle_failure(
         self,
@@ -253,10 +276,16 @@ class Books:
         latency_s: float | None = None,
         reply: Reply | None = None,
         quota: tuple[QuotaRow, ...] = (),
+        charge: Charge | None = None,
     ) -> None:
         """Settle a task without an answer."""
         result = self._result(item, "failed", error=error, error_class=error_class, reply=reply)
-        self._settle(item, result, row, latency_s, quota)
+        self._settle(item, result, row, latency_s, quota, charge)
+
+    def settle_skipped(self, item: Item, error: str) -> None:
+        """Settle a task that waited for a window until its deadline."""
+        result = self._result(item, "skipped", error=error, error_class="window")
+        self._settle(item, result, None, None)
 
     def settle_cancelled(self, item: Item) -> Result | None:
         """Settle a task that the caller ended; what never began has nothing to record, and its result is returned."""
@@ -315,6 +344,7 @@ class Books:
         row: AttemptRow | None,
         latency_s: float | None,
         quota: tuple[QuotaRow, ...] = (),
+        charge: Charge | None = None,
         answer: str | None = None,
     ) -> None:
         """Write commit 2 of a task, and of the equal tasks that take its answer."""
@@ -329,6 +359,7 @@ class Books:
             self._outcome(item, result) if row is None else None,
             (self.claim(item), work.task_id),
             quota,
+            charge,
             partial(self._published, item.position, result),
         )
         self.journal.settle(settling, latency_s)
@@ -389,6 +420,10 @@ class Books:
     def _published(self, position: int, result: Result, error: LedgerError | None) -> None:
         self.unpublished -= 1
         self._show(position, result, error)
+
+
+def _digest(items: list[Item]) -> bytes:
+    return hashlib.sha256(b"".join(item.key for item in items)).digest()
 
 
 def _usd(pico: int | None) -> Decimal | None:

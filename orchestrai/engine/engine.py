@@ -7,16 +7,21 @@ import os
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 from orchestrai.engine.lane import Lane
 from orchestrai.engine.loop import EngineLoop, engine_loop
 from orchestrai.engine.wall_clock import WallClock
 from orchestrai.ledger.connection import Connect, connect
 from orchestrai.ledger.ledger import Ledger
+from orchestrai.ledger.queries import newest_replies
 from orchestrai.ledger.writer import Journal
 from orchestrai.limits.admission import START, Admission
 from orchestrai.limits.allowance import RetryAllowance
 from orchestrai.platforms.protocol import Platform
+from orchestrai.routing.estimate import Experience, experience
+
+_EXPERIENCE_S: Final = 60.0  # for which what was drawn from replies is taken for the present
 
 
 class Engine:
@@ -38,11 +43,25 @@ class Engine:
         self._lanes: dict[tuple[_Account, str], Lane] = {}
         self._allowances: dict[_Account, RetryAllowance] = {}
         self.clock = WallClock(self.loop.loop)
+        self._experience: dict[str, Experience] = {}
+        self._experienced = float("-inf")  # loop time at which that was drawn [s]
         inside = self.loop.inside()  # an async function as a platform may make calls of its own
         self.journal = self.ledger.attach(self.loop.loop) if inside else self.loop.submit(self._attach()).result()
 
     async def _attach(self) -> Journal:
         return self.ledger.attach(asyncio.get_running_loop())
+
+    async def experience(self) -> dict[str, Experience]:
+        """Return what the newest replies of each model reported; drawn anew once a minute at the most.
+
+        Raises:
+            LedgerError: The ledger cannot be read.
+        """
+        now = self.loop.loop.time()
+        if now - self._experienced > _EXPERIENCE_S:
+            self._experience = experience(await self.ledger.read_soon(newest_replies))
+            self._experienced = now
+        return self._experience
 
     def lane(self, platform: Platform, model: str) -> Lane:
         """Return the way to a model at this account of the platform, the same for all calls of the process.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from orchestrai.ids import new_id
@@ -32,6 +32,7 @@ class Work:
     failures: tuple[str, ...] = ()  # of the platforms that have failed it for good, in their words
     constrained: bool = True  # False once the platform refused to constrain the answer
     first_send: int | None = None  # number of its first request
+    metered: bool = False  # whether the request under way counts against quotas or budgets
     answered_at: int | None = None
 
 
@@ -56,6 +57,7 @@ class Item:
     key: bytes
     route: Route
     schema: AnswerSchema | None = None
+    size: int = 0  # its input, guessed [tokens]
     position: int = 0  # in the list of results
     since: int | None = None  # newest task known when the ledger was searched for its answer
     copies: list[Item] | None = None  # equal tasks that take its answer
@@ -74,17 +76,29 @@ class Item:
 
     def told(self, why: str) -> str:
         """Return why the task has no answer: in the words of every platform that was asked."""
-        if self.work is None or not self.work.failures:
+        if self.work is None or not self.work.failures or not self.route.offers:
             return why
         return "; ".join((*self.work.failures, f"{self.offer.platform.name}: {why}"))
 
     def fall_back(self, why: str, repair_attempts: int) -> None:
         """Turn to the next offer, and begin there as with the first: nothing said to one platform is said to another."""
-        assert self.work is not None
-        self.work.failures += (f"{self.offer.platform.name}: {why}",)
+        self._leave(why, repair_attempts)
         self.choice += 1
-        self.work.kind = "reroute"
-        self.work.tries = 0
-        self.work.repairs_left = repair_attempts
-        self.work.follow_up = ()
-        self.work.constrained = True
+
+    def give_up(self, closed: Offer, why: str, repair_attempts: int) -> None:
+        """Leave a platform's model that nothing more is sent to; what is left of the route is planned for anew."""
+        self._leave(why, repair_attempts)
+        where = (closed.platform.name, closed.model)
+        left = tuple(o for o in self.route.offers[self.choice :] if (o.platform.name, o.model) != where)
+        excluded = {**self.route.excluded, closed.platform.name: why}
+        self.route, self.choice = replace(self.route, offers=left, excluded=excluded), 0
+
+    def _leave(self, why: str, repair_attempts: int) -> None:
+        work = self.work
+        assert work is not None
+        work.failures += (f"{self.offer.platform.name}: {why}",)
+        work.kind = "reroute" if work.attempts else "first"
+        work.tries = 0
+        work.repairs_left = repair_attempts
+        work.follow_up = ()
+        work.constrained = True

@@ -14,7 +14,8 @@ from orchestrai.engine.item import Item
 from orchestrai.errors import ErrorClass, InvalidInput
 from orchestrai.result import Result
 from orchestrai.routing.context import fitting
-from orchestrai.routing.offers import Offer, Route, Router
+from orchestrai.routing.estimate import guessed
+from orchestrai.routing.offers import Offer, Router
 from orchestrai.schemas import AnswerSchema, answer_schema
 from orchestrai.task import Task
 
@@ -38,15 +39,11 @@ class Preparer:
     Args:
         router: Where tasks may go.
         streaming: The answers are to be streamed.
-        mix: False: one model answers all tasks, the best that every one of the first `prepare` can be asked of.
     """
 
-    def __init__(self, router: Router, *, streaming: bool = False, mix: bool = True) -> None:
+    def __init__(self, router: Router, *, streaming: bool = False) -> None:
         self._router = router
         self._streaming = streaming
-        self._mix = mix
-        self._only_model: str | None = None
-        self._narrowed: dict[int, Route] = {}
         self._schemas: dict[int, tuple[Any, AnswerSchema]] = {}  # the schema is kept, so that its id stays its own
         self._files: dict[str | Path, Attachment] = {}
         self._told: set[tuple[str, str]] = set()  # options that were dropped and warned of
@@ -69,8 +66,7 @@ class Preparer:
             start: Index of the first task in the whole input.
 
         Raises:
-            InvalidInput: A hint names an unknown platform, a schema is none, or with `mix=False` no model can take
-                all of the tasks.
+            InvalidInput: A hint names an unknown platform, or a schema is none.
         """
         items: list[Item] = []
         results: dict[int, Result] = {}
@@ -83,34 +79,22 @@ class Preparer:
                     task = self._with_files(task)
                 except InvalidInput as error:
                     why = str(error)
-            route = fitting(self._route(task), task) if why is None else None
+            route = fitting(self._router.route(task, streaming=self._streaming), task) if why is None else None
             if route is not None and not route.offers:
                 why, error_class = f"no platform can take this task: {route.why_none()}", "request"
             elif route is not None:
                 self._tell_dropped(task, route.offers[0])
             schema = self.schema(task.schema) if why is None else None
             digest = schema.digest if schema is not None else None
+            size = guessed(task) if why is None else 0
             for sample in range(task.samples or 1):
                 if why is not None or route is None:
                     results[self._position] = _refusal(task, why or "", error_class, index, row, sample)
                 else:
                     key = task.sample_key(sample, digest)
-                    items.append(Item(task, index, row, sample, key, route, schema, self._position))
+                    items.append(Item(task, index, row, sample, key, route, schema, size, self._position))
                 self._position += 1
-        if not self._mix and self._only_model is None and items:
-            self._only_model = _common_model(items)
-            for item in items:
-                item.route = fitting(self._route(item.task), item.task)
         return Prepared(items, results)
-
-    def _route(self, task: Task) -> Route:
-        route = self._router.route(task, streaming=self._streaming)
-        if self._only_model is None:
-            return route
-        narrowed = self._narrowed.get(id(route))  # the router keeps its routes, so that their ids stay their own
-        if narrowed is None:
-            narrowed = self._narrowed[id(route)] = _narrow(route, self._only_model)
-        return narrowed
 
     def _tell_dropped(self, task: Task, offer: Offer) -> None:
         """Warn once of options that the platform cannot take; its tasks are sent without them."""
@@ -162,22 +146,3 @@ def _refusal(task: Task, why: str, error_class: Any, index: int, row: Any, sampl
         row=row,
         sample=sample,
     )
-
-
-def _common_model(items: Sequence[Item]) -> str:
-    """Return the best model that every one of the items can be asked of.
-
-    Raises:
-        InvalidInput: There is none.
-    """
-    first, *others = {id(item.route): item.route for item in items}.values()
-    for offer in first.offers:
-        if all(any(other.model == offer.model for other in route.offers) for route in others):
-            return offer.model
-    raise InvalidInput("mix=False: no single model can take all of these tasks. Name a model, or split the call.")
-
-
-def _narrow(route: Route, model: str) -> Route:
-    kept: tuple[Offer, ...] = tuple(offer for offer in route.offers if offer.model == model)
-    dropped = {o.platform.name: f"mix=False: {model} answers" for o in route.offers if o.model != model}
-    return Route(kept, {**route.excluded, **dropped}, model)

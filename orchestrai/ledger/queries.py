@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 from orchestrai.ledger.answers import chunks
 from orchestrai.ledger.rows import QuotaRow
+from orchestrai.limits.quota import Meter
+
+_NEWEST: Final = 4_000  # requests that experience is drawn from
 
 _ANSWERS: Final = """
 SELECT s.key, s.task_id, a.list_cost, s.seq, a.model_used, a.input_tokens, a.cache_read_tokens, a.cache_write_tokens,
@@ -41,6 +45,16 @@ class StoredAnswer(NamedTuple):
     tier: str
     demo: int
     text: str
+
+
+class Replied(NamedTuple):
+    """What an answer took, and what had been guessed."""
+
+    model: str  # that was asked for
+    guessed: int | None  # input [tokens]
+    input_tokens: int | None
+    output_tokens: int | None
+    duration_ms: float | None
 
 
 class Claim(NamedTuple):
@@ -96,6 +110,52 @@ def newest_quota(connection: sqlite3.Connection) -> list[QuotaRow]:
         "GROUP BY platform, account, window ORDER BY platform, account, window"
     )
     return [QuotaRow(*row) for row in rows]
+
+
+def newest_replies(connection: sqlite3.Connection) -> list[Replied]:
+    """Return the newest answers of all models, against what was guessed of them."""
+    rows = connection.execute(
+        "SELECT o.model_requested, s.est_input_tokens, a.input_tokens, a.output_tokens, a.duration_ms FROM sends s "
+        "JOIN attempts a ON a.send_seq = s.seq JOIN offers o USING (offer_id) WHERE a.status = 'succeeded' AND s.seq > "
+        "(SELECT coalesce(max(seq), 0) FROM sends) - ?",
+        (_NEWEST,),
+    )
+    return [Replied(*row) for row in rows]
+
+
+def readings_and_requests(connection: sqlite3.Connection, meter: Meter) -> list[tuple[float, int]]:
+    """Return the last readings of a window, the newest first, each with the requests that its account was sent by then.
+
+    Requests before the oldest of them do not count.
+    """
+    words = (meter.id, *meter.window.told_as)
+    readings = connection.execute(
+        "SELECT used_percent, observed_at FROM quota WHERE platform = ? AND account = ? AND used_percent IS NOT NULL "  # noqa: S608 - marks only
+        f"AND window IN ({_marks(words)}) ORDER BY observed_at DESC LIMIT 50",
+        (meter.platform, meter.account, *words),
+    ).fetchall()
+    if not readings:
+        return []
+    sent = [
+        at
+        for (at,) in connection.execute(
+            "SELECT s.started_at FROM sends s JOIN offers o USING (offer_id) WHERE o.platform = ? "
+            "AND coalesce(o.account, '') = ? AND s.seq > (SELECT coalesce(max(seq), 0) FROM sends) - ? ORDER BY 1",
+            (meter.platform, meter.account, 10 * _NEWEST),
+        )
+    ]
+    return [(used, bisect_right(sent, at)) for used, at in readings]
+
+
+def consenting(connection: sqlite3.Connection) -> set[tuple[str, str]]:
+    """Return the platforms and accounts whose plan may train on the data, and of which a person agreed to it."""
+    return {(row[0], row[1]) for row in connection.execute("SELECT platform, account FROM consents")}
+
+
+def give_consent(connection: sqlite3.Connection, accounts: Iterable[tuple[str, str]], now: int) -> None:
+    """Keep that a person agreed to platforms whose plan may train on the data."""
+    for platform, account in accounts:
+        connection.execute("INSERT OR IGNORE INTO consents VALUES (?, ?, ?)", (platform, account, now))
 
 
 def running_batch(connection: sqlite3.Connection, name: str, digest: bytes) -> str | None:

@@ -6,8 +6,9 @@ import sqlite3
 from pathlib import Path
 
 from orchestrai.ids import now_us
-from orchestrai.ledger import queries
+from orchestrai.ledger import queries, reservations
 from orchestrai.ledger.lock import bury, is_alive
+from orchestrai.ledger.reservations import Charge
 from orchestrai.ledger.rows import AttemptRow, insert
 
 
@@ -28,6 +29,7 @@ def recover(connection: sqlite3.Connection, owners: Path) -> int:
     working = set(queries.claiming_owners(connection))
     working.update(owner for (owner,) in connection.execute("SELECT owner_id FROM owners WHERE ended_at IS NULL"))
     dead = [owner for owner in working if not is_alive(owners, owner)]
+    reservations.forget_old(connection, now_us())
     return sum(_take_over(connection, owners, owner) for owner in dead)
 
 
@@ -38,6 +40,8 @@ def _take_over(connection: sqlite3.Connection, owners: Path, owner: str) -> int:
         "WHERE c.owner_id = ? AND a.send_seq IS NULL",
         (owner,),
     ).fetchall()
+    # What they had reserved counts as used: they may have been answered.
+    reservations.settle(connection, {send_seq: Charge(None, None, None) for (send_seq,) in open_attempts})
     insert(
         connection,
         AttemptRow,

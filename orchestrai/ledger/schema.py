@@ -1,6 +1,6 @@
 """The tables of a ledger, as numbered steps that are only ever added to.
 
-Rows are append-only, except in `batches`, `claims` and the index over answers, so that an analyst reads on from the
+Rows are append-only, except in `batches`, `claims`, the index over answers and what is counted for quotas, so that an analyst reads on from the
 last row it saw. Times are UTC [µs since 1970]; money is in pico-dollars [10^-12 USD]; NULL means unknown, 0 a known
 zero. A request is known by the number of its row in `sends`, which grows with every commit; whatever belongs to it has
 the same number.
@@ -18,6 +18,10 @@ the same number.
     answer_keys  the same by key, folded from the log now and then: a random key costs a page, many share one
     answer_fold  how far the log is folded
     quota        one row per reading of a quota window, as a reply or a refusal told it; the newest one counts
+    meters       one row per quota window of an account and per budget: what it measures
+    usage        what was used of a meter, by buckets of time
+    reservations what requests under way may use of it; gone when they end
+    consents     platforms whose plan may train on the data, once a person has agreed
     prices       one row per distinct price vector an attempt was priced with
     claims       tasks somebody is working on; a row that stays behind names a request in doubt
     owners       the processes that work, or worked, on this ledger
@@ -36,8 +40,9 @@ def _m001_initial(connection: sqlite3.Connection) -> None:
     _run(connection, _INITIAL)
 
 
-def _m002_requests_have_numbers(connection: sqlite3.Connection) -> None:
+def _m002_numbers_and_quotas(connection: sqlite3.Connection) -> None:
     _run(connection, _NUMBERED)
+    _run(connection, _QUOTAS)
 
 
 def _run(connection: sqlite3.Connection, script: str) -> None:
@@ -216,7 +221,29 @@ DROP TABLE old_tasks;
 DROP TABLE payloads
 """
 
-MIGRATIONS: Final[tuple[Callable[[sqlite3.Connection], None], ...]] = (_m001_initial, _m002_requests_have_numbers)
+_QUOTAS: Final = """
+CREATE TABLE meters (
+    meter_id TEXT PRIMARY KEY, platform TEXT, account TEXT NOT NULL, unit TEXT NOT NULL, quantity INTEGER NOT NULL,
+    per TEXT NOT NULL, reset TEXT NOT NULL, time_zone TEXT, source TEXT NOT NULL, hard INTEGER NOT NULL,
+    noted_at INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE usage (
+    meter_id TEXT NOT NULL, bucket INTEGER NOT NULL, used INTEGER NOT NULL, over INTEGER NOT NULL,
+    reserved INTEGER NOT NULL, PRIMARY KEY (meter_id, bucket)
+) WITHOUT ROWID;
+CREATE TABLE reservations (
+    send_seq INTEGER NOT NULL, meter_id TEXT NOT NULL, bucket INTEGER NOT NULL, amount INTEGER NOT NULL,
+    PRIMARY KEY (send_seq, meter_id)
+) WITHOUT ROWID;
+CREATE TABLE consents (
+    platform TEXT NOT NULL, account TEXT NOT NULL, given_at INTEGER NOT NULL, PRIMARY KEY (platform, account)
+) WITHOUT ROWID
+"""
+
+MIGRATIONS: Final[tuple[Callable[[sqlite3.Connection], None], ...]] = (
+    _m001_initial,
+    _m002_numbers_and_quotas,
+)
 SCHEMA_VERSION: Final = len(MIGRATIONS)
 
 

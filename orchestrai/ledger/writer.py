@@ -13,27 +13,14 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
-from enum import Enum
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from orchestrai.errors import LedgerError
 from orchestrai.ids import now_us
-from orchestrai.ledger import queries
-from orchestrai.ledger.answers import RecentAnswers
 from orchestrai.ledger.connection import LedgerFile
-from orchestrai.ledger.rows import (
-    AnswerRow,
-    AttemptRow,
-    LoggedAnswer,
-    OfferRow,
-    OutcomeRow,
-    PromptRow,
-    QuotaRow,
-    SendRow,
-    SystemRow,
-    execute_together,
-    insert,
-)
+from orchestrai.ledger.group import Grant, Group, Job, Known, NotGranted, Opening, Settling, Writing
+from orchestrai.ledger.reservations import NOTHING, Hold
+from orchestrai.ledger.rows import AttemptRow, OfferRow, SendRow, SystemRow
 
 _FULL_GROUP: Final = 48  # rows that are committed without waiting for more: a burst then leaves in parts
 _FAST_FULL_GROUP: Final = 256  # the same where requests come back at once
@@ -44,51 +31,6 @@ _BUSY_LINGER_S: Final = 0.020  # the same while the loop has its hands full: nob
 _BUSY: Final = 0.75  # part of the time
 _LONGEST_LINGER_S: Final = 0.010
 _LINGER_SHARE: Final = 0.03  # of the usual latency of a request: what company may cost
-
-
-class NotGranted(Enum):
-    """Why a request may not leave."""
-
-    HELD = "held"  # somebody else is working on this task
-    ANSWERED = "answered"  # somebody else has answered it meanwhile
-
-
-Grant = int | NotGranted
-"""The ledger's answer to an opening: the number of the request that is recorded now and may leave, or why it may not."""
-
-
-class Opening(NamedTuple):
-    """Commit 1: the record of a request before it leaves."""
-
-    row: SendRow
-    claim: bytes  # what nobody else may work on meanwhile
-    since: int | None  # newest answer when its own was looked for; None: do not look again
-    prompt: tuple[str, str] | None  # kind and text, with a task's first request
-    kept: tuple[OfferRow | SystemRow, ...]  # what it names, where the ledger may not have it yet
-    granted: asyncio.Future[Grant]
-
-
-class Settling(NamedTuple):
-    """Commit 2: how a request, or a whole task, ended."""
-
-    attempt: AttemptRow | None = None
-    answer: str | None = None  # its text, where it is kept
-    key: bytes | None = None  # of a task that this answers for good
-    outcome: OutcomeRow | None = None  # of a task that no attempt of its own settles
-    claim: tuple[bytes, str] | None = None  # given back, with the id of its task
-    quota: tuple[QuotaRow, ...] = ()  # what was told with it
-    committed: Callable[[LedgerError | None], None] | None = None  # on the loop, once it is durable, or cannot be
-
-
-class _Job(NamedTuple):
-    work: Callable[[sqlite3.Connection], Any]
-    done: asyncio.Future[Any]
-
-
-class _Group(NamedTuple):
-    openings: list[Opening]
-    settlings: list[Settling]
-    jobs: list[_Job]
 
 
 class Journal:
@@ -106,8 +48,8 @@ class Journal:
         self._file = file
         self._loop = loop
         self._owner_id = owner_id
-        self._pending = _Group([], [], [])
-        self._owed: list[_Group] = []  # groups whose ends could not be written, and will be with the next group
+        self._pending = Group([], [], [])
+        self._owed: list[Group] = []  # groups whose ends could not be written, and will be with the next group
         self._under_way = False
         self._timer: asyncio.TimerHandle | None = None
         self._linger_since = 0.0, 0.0  # time and CPU time of the loop's thread
@@ -115,8 +57,8 @@ class Journal:
         self._latency_s = 0.0  # moving average over requests
         self._idle = asyncio.Event()
         self._idle.set()
-        self._known = _Known()  # of the ledger's thread
-        self._groups: queue.SimpleQueue[tuple[_Group, list[_Group]] | None] = queue.SimpleQueue()
+        self._known = Known()  # of the ledger's thread
+        self._groups: queue.SimpleQueue[tuple[Group, list[Group]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="orchestrai-ledger", daemon=True)
         self._thread.start()
 
@@ -127,6 +69,7 @@ class Journal:
         since: int | None,
         prompt: tuple[str, str] | None,
         kept: tuple[OfferRow | SystemRow, ...],
+        holds: tuple[Hold, ...] = (),
     ) -> Grant:
         """Record a request that is about to leave; send it only when the answer is its number.
 
@@ -135,7 +78,7 @@ class Journal:
         """
         granted: asyncio.Future[Grant] = self._loop.create_future()
         self._open += 1
-        self._pending.openings.append(Opening(row, claim, since, prompt, kept, granted))
+        self._pending.openings.append(Opening(row, claim, since, prompt, kept, holds, granted))
         self._consider()
         try:
             return await granted
@@ -162,7 +105,7 @@ class Journal:
     def do(self, work: Callable[[sqlite3.Connection], Any]) -> asyncio.Future[Any]:
         """Run `work` inside the next transaction; the future has its value once it is durable."""
         done: asyncio.Future[Any] = self._loop.create_future()
-        self._pending.jobs.append(_Job(work, done))
+        self._pending.jobs.append(Job(work, done))
         self._consider()
         return done
 
@@ -221,7 +164,7 @@ class Journal:
         if not any(self._pending):
             self._idle.set()
             return
-        group, self._pending = self._pending, _Group([], [], [])
+        group, self._pending = self._pending, Group([], [], [])
         # Who was cancelled while waiting has nothing to record; its task may settle in this very group.
         wanted = [o for o in group.openings if not o.granted.cancelled()]
         self._open -= len(group.openings) - len(wanted)
@@ -232,10 +175,10 @@ class Journal:
     def _end_unsent(self, grant: Grant) -> None:
         """Record that a request that was granted never left."""
         if isinstance(grant, int):
-            self.settle(Settling(_never_sent(grant)))
+            self.settle(Settling(_never_sent(grant), charge=NOTHING))
 
     def _committed(
-        self, group: _Group, owed: list[_Group], grants: Sequence[Grant], values: list[Any], error: LedgerError | None
+        self, group: Group, owed: list[Group], grants: Sequence[Grant], values: list[Any], error: LedgerError | None
     ) -> None:
         """Hand the outcome of a group to those who wait for it."""
         if error is not None and isinstance(error.__cause__, sqlite3.OperationalError | OSError):
@@ -275,7 +218,7 @@ class Journal:
             grants: list[Grant] = []
             values: list[Any] = []
             error: LedgerError | None = None
-            writing = _Writing(self._owner_id, self._known, group, owed)
+            writing = Writing(self._owner_id, self._known, group, owed)
             try:
                 grants, values = self._file.write(writing)
             except LedgerError as failed:
@@ -289,142 +232,6 @@ class Journal:
                 self._loop.call_soon_threadsafe(self._committed, group, owed, grants, values, error)
             except RuntimeError:  # the loop was closed under us at interpreter exit; the rows are durable
                 return
-
-
-class _Known:
-    """What the ledger's thread knows of the file, as long as nobody else writes to it."""
-
-    def __init__(self) -> None:
-        self.answers = RecentAnswers()
-        self.newest_send = 0
-        self._version: int | None = None  # of the file, as this connection sees it
-        self._connection: sqlite3.Connection | None = None
-
-    def catch_up(self, connection: sqlite3.Connection) -> None:
-        """Read on, where another connection has written since; in a transaction that writes."""
-        (version,) = connection.execute("PRAGMA data_version").fetchone()
-        if version != self._version or connection is not self._connection:
-            self.answers.catch_up(connection)
-            (self.newest_send,) = connection.execute("SELECT coalesce(max(seq), 0) FROM sends").fetchone()
-            self._version, self._connection = version, connection
-
-    def forget(self) -> None:
-        """Begin anew, after a transaction that did not come to its end."""
-        self._connection = None
-        self.answers.forget()
-
-
-class _Writing:
-    """The writing of one group, in the ledger's thread; called again where the log was exchanged under it.
-
-    Args:
-        owner_id: Who writes.
-        known: What is known of the file.
-        group: What to write.
-        owed: Groups before it whose ends could not be written then, as far as anybody knows.
-    """
-
-    def __init__(self, owner_id: str, known: _Known, group: _Group, owed: list[_Group]) -> None:
-        self._owner_id = owner_id
-        self._known = known
-        self._answers = known.answers
-        self._group = group
-        self._owed = owed
-        self._done: tuple[list[Grant], list[Any]] | None = None
-
-    def __call__(self, connection: sqlite3.Connection) -> tuple[list[Grant], list[Any]]:
-        """Write the group, unless it is there already; return the grants, and the values of its jobs."""
-        openings, settlings, jobs = self._group
-        if self._done is not None:  # it was written to a log that is gone, unless it was folded into the file before
-            self._known.forget()
-            if _is_there(connection, self._group, self._done[0]):
-                return self._done
-        self._known.catch_up(connection)
-        values = [job.work(connection) for job in jobs]
-        for owed in self._owed:
-            if not _is_there(connection, owed, ()):
-                self._settle(connection, owed.settlings)
-        self._settle(connection, settlings)
-        self._done = self._open(connection, openings), values
-        return self._done
-
-    def _settle(self, connection: sqlite3.Connection, settlings: list[Settling]) -> None:
-        if not settlings:
-            return
-        insert(connection, AttemptRow, [s.attempt for s in settlings if s.attempt is not None])
-        insert(
-            connection,
-            AnswerRow,
-            [(s.attempt.send_seq, s.answer) for s in settlings if s.attempt is not None and s.answer is not None],
-        )
-        answered = [(s.key, s.attempt.send_seq) for s in settlings if s.attempt is not None and s.key is not None]
-        insert(connection, LoggedAnswer, self._answers.add(connection, answered))
-        insert(connection, OutcomeRow, [s.outcome for s in settlings if s.outcome is not None])
-        insert(connection, QuotaRow, [row for s in settlings for row in s.quota])
-        execute_together(
-            connection,
-            "DELETE FROM claims WHERE (claim, task_id) IN (VALUES ",
-            "(?, ?)",
-            ")",
-            [s.claim for s in settlings if s.claim is not None],
-        )
-
-    def _open(self, connection: sqlite3.Connection, openings: list[Opening]) -> list[Grant]:
-        """Claim the tasks and record the requests that may leave; return the answer to each opening."""
-        if not openings:
-            return []
-        since = {o.row.key: o.since for o in openings if o.since is not None}
-        answered = self._answers.came_since(connection, since)
-        asking = [o for o in openings if o.since is None or o.row.key not in answered]
-        newest = self._known.newest_send
-        taken = execute_together(
-            connection,
-            "INSERT INTO claims (claim, task_id, send_seq, owner_id) VALUES ",
-            "(?, ?, ?, ?)",
-            " ON CONFLICT (claim) DO UPDATE SET send_seq = excluded.send_seq WHERE task_id = excluded.task_id",
-            [(o.claim, o.row.task_id, seq, self._owner_id) for seq, o in enumerate(asking, newest + 1)],
-        )
-        holders = queries.claims_on(connection, [o.claim for o in asking]) if taken < len(asking) else {}
-        grants: list[Grant] = []
-        sends, prompts, kept = [], [], {}
-        for opening in openings:
-            row = opening.row
-            holder = holders.get(opening.claim)
-            if opening.since is not None and row.key in answered:
-                grants.append(NotGranted.ANSWERED)
-                continue
-            newest += 1  # in step with `asking`; a number that nobody uses is no harm
-            if holder is not None and holder.task_id != row.task_id:
-                grants.append(NotGranted.HELD)
-                continue
-            grants.append(newest)
-            sends.append((newest, *row[1:]))
-            if opening.prompt is not None:
-                prompts.append((newest, *opening.prompt))
-            kept.update(dict.fromkeys(opening.kept))
-        self._known.newest_send = newest
-        insert(connection, SendRow, sends)
-        insert(connection, PromptRow, prompts)
-        for kind in (OfferRow, SystemRow):
-            insert(connection, kind, [row for row in kept if type(row) is kind])
-        return grants
-
-
-def _is_there(connection: sqlite3.Connection, group: _Group, grants: Sequence[Grant]) -> bool:
-    """Return True when a group that may have been written was: all of it or nothing is, so one row tells."""
-    for opening, grant in zip(group.openings, grants, strict=False):
-        if isinstance(grant, int):
-            found = connection.execute("SELECT attempt_id FROM sends WHERE seq = ?", (grant,)).fetchone()
-            return bool(found == (opening.row.attempt_id,))
-    for settling in group.settlings:
-        if settling.attempt is not None:
-            number = settling.attempt.send_seq
-            return connection.execute("SELECT 1 FROM attempts WHERE send_seq = ?", (number,)).fetchone() is not None
-    for settling in group.settlings:
-        if settling.outcome is not None:
-            name = settling.outcome.task_id
-            return connection.execute("SELECT 1 FROM outcomes WHERE task_id = ?", (name,)).fetchone() is not None
-    return False
 
 
 def _never_sent(send_seq: int) -> AttemptRow:

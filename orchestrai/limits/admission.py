@@ -72,6 +72,7 @@ class Admission:
         self._pace = Pace(rpm, tpm)
         self._is_told = rpm is not None or tpm is not None  # and not yet started
         self._is_paced = False
+        self._is_started_early = False  # the pace of settings, before the first reply shows how long a request takes
         self._newest = 0  # number of the newest request
         self._answered = 0
         self._sent_tokens = 0.0  # estimated of all requests so far
@@ -143,6 +144,9 @@ class Admission:
         if limits is not None or (tokens is not None and self._is_paced):
             self._measure(ticket, now, limits, tokens)
         if kind is None:
+            if self._is_started_early:
+                self._is_started_early = False
+                self._pace.arrived_after(now, now - ticket.sent_at)
             self._answered += 1
             self._concurrency.answered(ticket.order, self._newest, in_flight)
             if self._is_paced:
@@ -233,7 +237,7 @@ class Admission:
 
     def _start(self, now: float) -> None:
         self._is_told = False
-        self._is_paced = True
+        self._is_paced = self._is_started_early = True
         self._pace.start(now)
         self._concurrency.open_wide()
 

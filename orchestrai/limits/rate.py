@@ -17,6 +17,7 @@ MINUTE_S: Final = 60.0
 _TOLD_BURST_S: Final = 0.5  # what a limit from settings may burst at first, in seconds of its rate
 _MARGIN_S: Final = 0.02  # held back of what is left, for requests that overtake each other; more after a refusal
 _MOST_MARGIN_S: Final = 0.2
+_LATE_S: Final = 0.25  # most that a first request is taken to be on its way
 _SLOWER: Final = 0.8  # several refusals soon after another mean that the limit is not what was told
 _TOO_MANY: Final = 5
 _SOON_S: Final = 10.0
@@ -371,6 +372,17 @@ class Pace:
             self.requests.feel(now, count / elapsed * _FELT_SHARE)
             self._adjusted_at = now
         self._measured_from = now, answered
+
+    def arrived_after(self, now: float, seconds: float) -> None:
+        """Let the buckets of what settings tell begin to refill when the provider's did: with the first request's arrival.
+
+        Args:
+            now: Now [s].
+            seconds: From the ticket of that request to its reply [s]; it arrived in between.
+        """
+        for limit in (self.requests, self.tokens):
+            if limit.bucket is not None:
+                limit.bucket.take(now, min(seconds, _LATE_S) * limit.bucket.per_s)
 
     def start(self, now: float) -> None:
         """Make the buckets of what settings tell."""

@@ -10,7 +10,7 @@ import math
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime
 from fnmatch import fnmatchcase
 from functools import cache, lru_cache
 from importlib import resources
@@ -18,59 +18,13 @@ from types import MappingProxyType
 from typing import Any, Final, Literal, TypeVar, get_args
 
 from orchestrai.errors import InvalidSettings, nearest
+from orchestrai.limits.quota import Reset, Span, Unit, Window, check_window
 from orchestrai.platforms.protocol import DataUse
 from orchestrai.result import Tier
-
-Unit = Literal["requests", "tokens", "percent"]
-Span = Literal["minute", "hour", "5 hours", "day", "week", "month"]
-Reset = Literal["fixed", "rolling", "told"]
 
 T = TypeVar("T")
 
 _LIMITS: Final = {("requests", "minute"): "rpm", ("tokens", "minute"): "tpm", ("requests", "day"): "rpd"}
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """A quota window: so much of a unit over a span of time.
-
-    Args:
-        unit: What is counted: requests, tokens, or percent of a plan whose size nobody publishes.
-        limit: How much of it; 100 for percent.
-        per: The span it is counted over.
-        reset: fixed (at the turn of the calendar), rolling (counted over the last such span), told (the provider says
-            when).
-        time_zone: IANA name of the zone whose calendar a fixed window follows.
-    """
-
-    unit: Unit
-    limit: float
-    per: Span
-    reset: Reset
-    time_zone: str | None = None
-
-    def next_reset(self, at: datetime) -> datetime | None:
-        """Return when a fixed window begins anew; None for the others, which no calendar tells.
-
-        Args:
-            at: A moment with its time zone.
-
-        Returns:
-            The first moment after it at which the whole limit is there again [UTC].
-        """
-        if self.reset != "fixed" or self.time_zone is None:
-            return None
-        from zoneinfo import ZoneInfo
-
-        zone = ZoneInfo(self.time_zone)
-        local = at.astimezone(zone)
-        if self.per in ("minute", "hour"):
-            begun = local.replace(second=0, microsecond=0)
-            begun = begun.replace(minute=0) if self.per == "hour" else begun
-            return begun.astimezone(UTC) + timedelta(minutes=60 if self.per == "hour" else 1)
-        days = {"day": 1, "week": 7 - local.weekday(), "month": 32 - local.day}[self.per]
-        first = local.date() + timedelta(days=days)
-        return datetime.combine(first.replace(day=1) if self.per == "month" else first, time(), zone).astimezone(UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +68,7 @@ class Plan:
     @property
     def limits(self) -> Mapping[str, float]:
         """Its windows in the words of a platform's `limits`: rpm, tpm, rpd."""
-        named = ((_LIMITS.get((window.unit, window.per)), window.limit) for window in self.windows)
+        named = ((_LIMITS.get((window.unit, window.per)), float(window.limit)) for window in self.windows)
         return MappingProxyType({name: limit for name, limit in named if name is not None})
 
 
@@ -184,6 +138,23 @@ class ModelFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class Preference:
+    """Which platforms suit a kind of work best, where they cost the same.
+
+    Args:
+        id: Task type.
+        order: Platforms, the best first; those that are not named come after them.
+        source: Why.
+        checked: Day on which that was decided.
+    """
+
+    id: str
+    order: tuple[str, ...]
+    source: str
+    checked: date | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Catalogue:
     """All records, by their names.
 
@@ -192,12 +163,14 @@ class Catalogue:
         plans: Name → plan.
         endpoints: Name → server.
         models: Pattern → facts.
+        preferences: Task type → platforms that suit it.
     """
 
     defaults: Mapping[str, DefaultModel]
     plans: Mapping[str, Plan]
     endpoints: Mapping[str, Endpoint]
     models: Mapping[str, ModelFacts]
+    preferences: Mapping[str, Preference]
 
     def default_model(self, kind: str) -> str | None:
         """Return the model that a kind of platform is asked for; None where none is recorded."""
@@ -314,12 +287,9 @@ def _consistent(record: object, where: str) -> None:
         if record.ended and record.valid_until is None:
             raise InvalidSettings(f"{where}: `ended` needs `valid_until`, the last day it held.")
     if isinstance(record, Window):
-        if (record.reset == "fixed") != (record.time_zone is not None):
-            raise InvalidSettings(f"{where}: a window has a time_zone exactly when its reset is fixed.")
-        if record.reset == "fixed" and record.per == "5 hours":
-            raise InvalidSettings(f"{where}: no calendar turns every 5 hours; reset is rolling or told.")
-        if record.unit == "percent" and record.limit > 100:
-            raise InvalidSettings(f"{where}: limit is at most 100 percent, not {record.limit!r}.")
+        if record.per == "call":
+            raise InvalidSettings(f"{where}: per is a span of time; max_cost= limits a call.")
+        check_window(record, where)
 
 
 def _known(name: str, known: Mapping[str, Any], where: str, what: str) -> None:
@@ -384,7 +354,12 @@ def _patterns(value: Any, where: str) -> tuple[str, ...]:
     return tuple(_text(pattern, where) for pattern in value)
 
 
-def _windows(value: Any, where: str) -> tuple[Window, ...]:
+def windows(value: Any, where: str) -> tuple[Window, ...]:
+    """Return quota windows as they are written in a file: a list of tables.
+
+    Raises:
+        InvalidSettings: One has an unknown field, or parts that contradict each other.
+    """
     if isinstance(value, str | Mapping) or not isinstance(value, list | tuple):
         raise InvalidSettings(f"{where} is a list of tables, not {value!r}.")
     return tuple(_record(Window, "", window, f"{where}[{number}]") for number, window in enumerate(value))
@@ -395,6 +370,7 @@ _PARTS: Final[Mapping[str, Callable[..., Any]]] = {
     "plans": Plan,
     "endpoints": Endpoint,
     "models": ModelFacts,
+    "preferences": Preference,
 }
 _CHECKS: Final[Mapping[str, Callable[[Any, str], Any]]] = {
     **dict.fromkeys(("source", "data_use_source", "title", "note", "ended", "help"), _text),
@@ -410,5 +386,8 @@ _CHECKS: Final[Mapping[str, Callable[[Any, str], Any]]] = {
     "images": _switch,
     "effort": _switch,
     "models": _patterns,
-    "windows": _windows,
+    "told_as": _patterns,
+    "each": _one_of(Literal["account", "model"]),
+    "windows": windows,
+    "order": _patterns,
 }

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from typing import Final
+from typing import Final, Literal
 
 from orchestrai.errors import InvalidInput, NoPlatform, nearest
-from orchestrai.platforms.catalogue import Catalogue, ModelFacts, shipped
+from orchestrai.limits.quota import Meter, Window
+from orchestrai.platforms.catalogue import Catalogue, ModelFacts, Plan, shipped
 from orchestrai.platforms.protocol import Platform
 from orchestrai.pricing import Price, PriceList
 from orchestrai.result import Tier
+from orchestrai.routing.windows import meters_of
 from orchestrai.task import Task
 
 _UNKNOWN: Final = Decimal("Infinity")  # what has no price may cost anything
@@ -29,6 +31,7 @@ class Offer:
         reason: Why it stands where it stands: "hint", "only", "cheapest".
         rank: 1 for the first choice.
         context_tokens: Context window of the model there [tokens]; None when unknown.
+        meters: The quota windows that its requests count in.
     """
 
     platform: Platform
@@ -37,6 +40,7 @@ class Offer:
     reason: str
     rank: int = 1
     context_tokens: int | None = None
+    meters: tuple[Meter, ...] = ()
 
     @property
     def tier(self) -> Tier:
@@ -51,6 +55,7 @@ class Route:
     offers: tuple[Offer, ...]
     excluded: dict[str, str] = field(default_factory=dict)  # platform -> reason
     only_model: str | None = None  # with `mix=False`: the one model whose answers count
+    lacks: Literal["window", "budget"] | None = None  # what the platforms that could take it have no room in
 
     @property
     def smallest_context(self) -> int | None:
@@ -60,6 +65,23 @@ class Route:
     def why_none(self) -> str:
         """Say why no platform can take the task."""
         return "; ".join(f"{name}: {reason}" for name, reason in self.excluded.items()) or "no platform is configured"
+
+    def without(self, excluded: Mapping[str, str]) -> Route:
+        """Return the route without some platforms; name → reason."""
+        kept = tuple(offer for offer in self.offers if offer.platform.name not in excluded)
+        return replace(self, offers=kept, excluded={**self.excluded, **excluded})
+
+    def only(self, model: str) -> Route:
+        """Return the route with the offers of one model alone, which answers a whole call."""
+        kept = tuple(offer for offer in self.offers if offer.model == model)
+        dropped = {o.platform.name: f"mix=False: {model} answers" for o in self.offers if o.model != model}
+        return Route(kept, {**self.excluded, **dropped}, model)
+
+    def starting_with(self, offer: Offer) -> Route:
+        """Return the route with one of its offers in front of the others."""
+        if self.offers and self.offers[0] is offer:
+            return self
+        return replace(self, offers=(offer, *(other for other in self.offers if other is not offer)))
 
 
 class Router:
@@ -72,6 +94,8 @@ class Router:
         missing: Name → reason of known platforms that were not found; only to explain a hint that names one.
         barred: Name → reason of the platforms that may not be asked, named or not.
         catalogue: What is known of models; the shipped one by default.
+        plans: Name → plan of the platforms of which it is known.
+        windows: Name → quota windows of the settings.
 
     Raises:
         InvalidInput: Two platforms have one name.
@@ -85,7 +109,11 @@ class Router:
         missing: Mapping[str, str] | None = None,
         barred: Mapping[str, str] | None = None,
         catalogue: Catalogue | None = None,
+        plans: Mapping[str, Plan] | None = None,
+        windows: Mapping[str, tuple[Window, ...]] | None = None,
     ) -> None:
+        self._plans = plans or {}
+        self._windows = windows or {}
         self._waiting = waiting or {}
         self._missing = missing or {}
         self._barred = barred or {}
@@ -132,7 +160,8 @@ class Router:
                 continue
             assert model is not None
             price = price_of(self._prices, platform, model)
-            offers.append(Offer(platform, model, price, "", context_tokens=self._context(platform, model)))
+            meters = meters_of(platform, model, self._plans.get(platform.name), self._windows.get(platform.name, ()))
+            offers.append(Offer(platform, model, price, "", 1, self._context(platform, model), meters))
         position = {name: i for i, name in enumerate(hints)}
         offers.sort(key=lambda offer: _preference(offer, position))
         ranked = [

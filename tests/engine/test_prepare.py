@@ -79,15 +79,3 @@ def test_a_schema_that_is_none_and_a_hint_at_nobody_are_errors_of_the_call():
         preparer().prepare([Task("a"), Task("b", schema="text")])
     with pytest.raises(InvalidInput, match="not configured"):
         preparer().prepare([Task("a"), Task("b", platform="nobody")])
-
-
-def test_one_model_is_the_best_of_the_first_part_and_stays():
-    small, large = ScriptedPlatform("small", model="s", models=()), ScriptedPlatform("large", model="l", tier="paid")
-    one = preparer(small, large, mix=False)
-    first = one.prepare([Task("a"), Task("b", platform="large")])
-    assert {i.offer.model for i in first.items} == {"s"}
-    assert {i.route.only_model for i in first.items} == {"s"}
-    assert first.items[0].route.excluded == {"large": "mix=False: s answers"}
-    second = one.prepare([Task("c"), Task("d", model="x")], start=2)
-    assert [i.offer.model for i in second.items] == ["s"]
-    assert "mix=False: s answers" in second.refused[3].error

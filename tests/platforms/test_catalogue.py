@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrai import InvalidSettings
-from orchestrai.platforms.catalogue import Window, default_model, model_facts, shipped, with_settings
+from orchestrai.ids import now_us
+from orchestrai.platforms.catalogue import default_model, model_facts, shipped, with_settings
 
 TODAY = datetime.now(UTC).date()
 RECORDS = [
@@ -35,7 +36,10 @@ def test_every_field_of_the_file_is_read():
         for name, table in records.items():
             record = getattr(shipped(), part)[name]
             for field, value in table.items():
-                assert getattr(record, field) == (tuple(value) if field == "models" else value) or field == "windows"
+                assert (
+                    getattr(record, field) == (tuple(value) if field in ("models", "order") else value)
+                    or field == "windows"
+                )
             assert len(getattr(record, "windows", ())) == len(table.get("windows", ()))
 
 
@@ -43,10 +47,12 @@ def test_every_field_of_the_file_is_read():
 def test_every_plan_says_where_its_data_use_is_said_and_what_became_of_it(plan):
     assert plan.data_use_source
     assert bool(plan.ended) == (plan.valid_until is not None)
+    now = now_us()
     for window in plan.windows:
-        end = window.next_reset(datetime.now(UTC))
+        begin, end = window.period(now)
+        assert begin <= now
         assert (end is not None) == (window.reset == "fixed")
-        assert end is None or end > datetime.now(UTC)
+        assert end is None or end > now
 
 
 def test_gemini_cli_gave_1500_requests_a_day_until_the_17th_of_june_2026():
@@ -127,44 +133,6 @@ def test_the_longest_pattern_counts():
     assert catalogue.model_facts("gpt-6-luna-x").context_tokens == 8
 
 
-# --- windows
-
-MOMENTS = st.datetimes(datetime(2020, 1, 1), datetime(2035, 1, 1)).map(lambda at: at.replace(tzinfo=UTC))  # noqa: DTZ001 - zone follows
-ZONES = st.sampled_from(["UTC", "America/Los_Angeles", "Asia/Kolkata", "Australia/Lord_Howe"])
-DAYS_AT_MOST = {"minute": 1 / 24, "hour": 1 / 12, "day": 25 / 24, "week": 7 + 1 / 24, "month": 31 + 1 / 24}
-
-
-@given(MOMENTS, ZONES, st.sampled_from(sorted(DAYS_AT_MOST)))
-def test_a_fixed_window_begins_anew_at_the_next_turn_of_its_calendar(at, zone, per):
-    from zoneinfo import ZoneInfo
-
-    window = Window("requests", 1, per, "fixed", zone)
-    end = window.next_reset(at)
-    assert 0 < (end - at).total_seconds() <= DAYS_AT_MOST[per] * 86_400
-    local = end.astimezone(ZoneInfo(zone))
-    assert (local.second, local.microsecond) == (0, 0)
-    if per != "minute":
-        assert local.minute == 0 or per == "hour"
-    if per in ("day", "week", "month"):
-        assert (local.hour, local.minute) == (0, 0)
-    if per == "week":
-        assert local.weekday() == 0
-    if per == "month":
-        assert local.day == 1
-    assert window.next_reset(end) > end
-
-
-def test_midnight_in_california_follows_its_summer_time():
-    window = Window("requests", 250, "day", "fixed", "America/Los_Angeles")
-    assert window.next_reset(datetime(2026, 7, 1, 12, tzinfo=UTC)) == datetime(2026, 7, 2, 7, tzinfo=UTC)
-    assert window.next_reset(datetime(2026, 12, 1, 12, tzinfo=UTC)) == datetime(2026, 12, 2, 8, tzinfo=UTC)
-
-
-def test_only_a_calendar_tells_a_reset_beforehand():
-    for reset in ("rolling", "told"):
-        assert Window("percent", 100, "week", reset).next_reset(datetime.now(UTC)) is None
-
-
 # --- settings
 
 
@@ -224,6 +192,16 @@ FIXED = {"unit": "requests", "limit": 1, "per": "day", "reset": "fixed", "time_z
             {"plans": {"x": {**PLAN, "windows": [{"unit": "percent", "limit": 101, "per": "day", "reset": "told"}]}}},
             "at most 100 percent",
         ),
+        (
+            {"plans": {"x": {**PLAN, "windows": [{"unit": "usd", "limit": 1, "per": "call", "reset": "rolling"}]}}},
+            "max_cost= limits a call",
+        ),
+        (
+            {"plans": {"x": {**PLAN, "windows": [{**FIXED, "time_zone": "Mars/Olympus"}]}}},
+            "no time zone 'Mars/Olympus'",
+        ),
+        ({"plans": {"x": {**PLAN, "windows": [{**FIXED, "unit": "words"}]}}}, "unit is one of requests, tokens"),
+        ({"plans": {"x": {**PLAN, "windows": [{**FIXED, "limit": -5}]}}}, "limit is a number above 0, not -5"),
         ({"models": {"m": {"context_tokens": 1.5}}}, "context_tokens is a whole number"),
         ({"models": {"m": {"images": "yes"}}}, "images is true or false"),
         ({"endpoints": {"groq": {"models": "*:free"}}}, "models is a list of patterns"),

@@ -15,8 +15,9 @@ import pytest
 from harness import scaled, seeded
 
 from orchestrai.ledger.connection import LedgerFile
+from orchestrai.ledger.group import Settling
 from orchestrai.ledger.rows import SendRow
-from orchestrai.ledger.writer import Journal, Settling
+from orchestrai.ledger.writer import Journal
 from orchestrai.orchestrator import Orchestrator
 from orchestrai.platforms.protocol import Request
 from orchestrai.result import Result
