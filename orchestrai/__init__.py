@@ -8,6 +8,7 @@ Example:
 from orchestrai.errors import (
     BatchStopped,
     ColumnExists,
+    ConfirmationNeeded,
     Detached,
     InvalidFile,
     InvalidInput,
@@ -21,11 +22,15 @@ from orchestrai.errors import (
     LedgerUnusable,
     ModelMissing,
     NoPlatform,
+    NotConfirmed,
     OrchestraiError,
+    PlanStale,
+    PlanWarning,
     PlatformError,
     TaskFailed,
 )
 from orchestrai.orchestrator import Orchestrator
+from orchestrai.plan import Plan
 from orchestrai.result import Result, Usage
 from orchestrai.results.batch_result import BatchResult
 from orchestrai.task import Task
@@ -35,6 +40,7 @@ __all__ = [
     "BatchResult",
     "BatchStopped",
     "ColumnExists",
+    "ConfirmationNeeded",
     "Detached",
     "InvalidFile",
     "InvalidInput",
@@ -48,8 +54,12 @@ __all__ = [
     "LedgerUnusable",
     "ModelMissing",
     "NoPlatform",
+    "NotConfirmed",
     "OrchestraiError",
     "Orchestrator",
+    "Plan",
+    "PlanStale",
+    "PlanWarning",
     "PlatformError",
     "Result",
     "Task",

@@ -15,13 +15,16 @@ from orchestrai.engine.draft import Draft
 from orchestrai.engine.engine import Engine
 from orchestrai.engine.prepare import Prepared, Preparer
 from orchestrai.errors import ConfirmationNeeded, InvalidInput, NotConfirmed, PlanStale, PlanWarning
+from orchestrai.explanation import Explanation
 from orchestrai.ids import new_id, now_us
 from orchestrai.intake import Intake
+from orchestrai.ledger import history
 from orchestrai.ledger.queries import consenting, give_consent
+from orchestrai.ledger.reservations import MeterState, other_meters, state_of
 from orchestrai.limits.budget import Budget, call_meter
 from orchestrai.limits.quota import Meter
 from orchestrai.options import check_call, latest_of, max_cost_of
-from orchestrai.plan import Plan
+from orchestrai.plan import Plan, Quota
 from orchestrai.platforms.catalogue import with_settings
 from orchestrai.platforms.discovery import Finding
 from orchestrai.pricing import PriceList, to_pico
@@ -29,7 +32,7 @@ from orchestrai.result import Result
 from orchestrai.results import frames
 from orchestrai.results.batch_result import BatchResult
 from orchestrai.routing import preflight
-from orchestrai.routing.explain import Warned, plan_of, sheet
+from orchestrai.routing.explain import Warned, plan_of, sheet, window_use
 from orchestrai.routing.offers import Offer, Router
 from orchestrai.routing.planner import Limits
 from orchestrai.schemas import answer_schema
@@ -112,9 +115,11 @@ class Surroundings:
 
         return Limits(
             no_cash=max_cost is not None and not max_cost,
+            counts_cash=True,
             capped=bool(own) or any(budget.hard for budget in self.budgets),
             allowance=to_pico(self.settings.task_allowance),
             budgets=counted_in,
+            call=own[0] if own else None,
         )
 
 
@@ -359,3 +364,37 @@ def _unfinished(intake: Intake, index: int, sample: int) -> Result:
         row=intake.labels[index] if intake.labels is not None else None,
         sample=sample,
     )
+
+
+def explained(connection: Any, task_id: str) -> Explanation:
+    """Return what the ledger tells of a task, and of the one whose answer it took."""
+    outcome = history.outcome_of(connection, task_id)
+    source = outcome["reused_from"] if outcome is not None else None
+    return Explanation(
+        task_id,
+        history.attempts_of(connection, task_id),
+        outcome,
+        history.attempts_of(connection, source) if source else (),
+    )
+
+
+def quota_of(around: Surroundings) -> Quota:
+    """Return every quota window of the platforms that were found, and every budget, as they stand now."""
+    router = around.router()
+    meters: dict[str, Meter] = {}
+    for finding in around.findings():
+        if finding.platform is not None and finding.barred is None:
+            meters.update((meter.id, meter) for meter in router.meters(finding.platform, finding.platform.model))
+    meters.update((budget.meter.id, budget.meter) for budget in around.budgets)
+    now = now_us()
+
+    def look(connection: Any) -> list[MeterState]:
+        return [state_of(connection, meter, now) for meter in (*meters.values(), *other_meters(connection, meters))]
+
+    states = around.engine().ledger.read(look)
+    uses = [window_use(state.meter, state, now) for state in states]
+    scale = [
+        use.limit / state.meter.window.whole if state.meter.window.whole else 1.0
+        for use, state in zip(uses, states, strict=True)
+    ]
+    return Quota(uses, [state.reserved * one for state, one in zip(states, scale, strict=True)])

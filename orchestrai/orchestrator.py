@@ -16,7 +16,16 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack
 
 from orchestrai.attachments import Attachment
-from orchestrai.calls import BatchCall, Preflight, Surroundings, planned, read_batch, refuse_stale
+from orchestrai.calls import (
+    BatchCall,
+    Preflight,
+    Surroundings,
+    explained,
+    planned,
+    quota_of,
+    read_batch,
+    refuse_stale,
+)
 from orchestrai.engine.batch import Run
 from orchestrai.engine.call import Call
 from orchestrai.engine.draft import Draft
@@ -31,7 +40,8 @@ from orchestrai.engine.engine import (
 from orchestrai.engine.item import Item
 from orchestrai.engine.loop import EngineLoop, Errand, engine_loop, rare_collections
 from orchestrai.engine.prepare import Preparer
-from orchestrai.errors import BatchStopped, LedgerError, nearest
+from orchestrai.errors import BatchStopped, InvalidInput, LedgerError, nearest
+from orchestrai.explanation import Explanation
 from orchestrai.handle import Handle
 from orchestrai.intake import Intake
 from orchestrai.ledger.queries import newest_quota
@@ -45,7 +55,7 @@ from orchestrai.options import (
     check_call,
     signature_of,
 )
-from orchestrai.plan import Plan
+from orchestrai.plan import Plan, Quota
 from orchestrai.platforms import discovery
 from orchestrai.platforms.catalogue import with_settings
 from orchestrai.platforms.discovery import Finding
@@ -420,6 +430,38 @@ class Orchestrator:
             with contextlib.suppress(LedgerError):  # the next call says what is wrong with it
                 told = self._opened().ledger.read(newest_quota)
         return PlatformListing(self.findings, [(row.platform, row.account, QuotaReading(*row[2:])) for row in told])
+
+    @property
+    def quota(self) -> Quota:
+        """The meters of every quota window and budget: used, reserved, of how much, until when, and who says so."""
+        return quota_of(self._around)
+
+    def explain(self, result: Result | str) -> Explanation:
+        """Return every attempt, wait, route and price of one task.
+
+        Args:
+            result: Its result, or its id in the ledger.
+
+        Raises:
+            InvalidInput: The result was never recorded, because its task was never sent.
+            LedgerError: The ledger cannot be read.
+        """
+        task_id = result if isinstance(result, str) else result.task_id
+        if task_id is None:
+            assert isinstance(result, Result)
+            raise InvalidInput(f"This task was never sent, so the ledger knows nothing of it: {result.error}")
+        return self._opened().ledger.read(lambda c: explained(c, task_id))
+
+    def calls(self, since_us: int) -> list[dict[str, Any]]:
+        """Return the calls under way in every process that shares the ledger, and those begun since a moment.
+
+        Args:
+            since_us: The moment [µs since 1970].
+
+        Raises:
+            LedgerError: The ledger cannot be read.
+        """
+        return self._opened().ledger.calls_since(since_us)
 
     def read_quota(self) -> None:
         """Ask the clients of plans how much of them is left, so that `platforms` shows it; no model is asked.

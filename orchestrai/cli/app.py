@@ -1,4 +1,4 @@
-"""The command line: `orchestrai submit`, `batch`, `platforms`, `model fetch` and `demo`.
+"""The command line: `orchestrai submit`, `batch`, `plan`, `status`, `quota`, `platforms`, `model fetch` and `demo`.
 
 Data goes to stdout, progress and messages to stderr. Exit codes: 0 all succeeded, 1 some tasks failed, 2 bad input,
 3 nothing could run, 4 refused by the budget or by the person, 130 interrupted.
@@ -10,37 +10,44 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from orchestrai.cli import demo
 from orchestrai.cli.options import (
+    DeadlineOption,
     Format,
     FormatOption,
+    InputOption,
+    MaxCostOption,
     MaxTokensOption,
     ModelOption,
     NoReuseOption,
     PlatformOption,
     ProjectOption,
+    PromptTemplateOption,
     SchemaOption,
     StrictOption,
     SystemOption,
     TagOption,
     TemperatureOption,
     TypeOption,
+    YesOption,
     task_options,
 )
 from orchestrai.cli.running import (
     BAD_INPUT,
     INTERRUPTED,
     NOTHING_RAN,
+    REFUSED,
     SUCCEEDED,
     TASKS_FAILED,
+    exit_code,
     one_interrupt,
     run_batch,
 )
-from orchestrai.errors import InvalidInput, OrchestraiError
+from orchestrai.errors import ConfirmationNeeded, InvalidInput, NotConfirmed, OrchestraiError
 from orchestrai.version import __version__
 
 if TYPE_CHECKING:
@@ -95,6 +102,9 @@ def run(arguments: Sequence[str]) -> int:
     except (InvalidInput, OSError) as error:
         render.error(str(error))
         return BAD_INPUT
+    except (ConfirmationNeeded, NotConfirmed) as error:
+        render.error(str(error))
+        return REFUSED
     except OrchestraiError as error:
         render.error(str(error))
         return NOTHING_RAN
@@ -163,6 +173,9 @@ def submit(
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="Write the answer there (.json: everything about it)."),
     ] = None,
+    max_cost: MaxCostOption = None,
+    deadline: DeadlineOption = None,
+    yes: YesOption = False,
     no_reuse: NoReuseOption = False,
     format: FormatOption = Format.text,
     project: ProjectOption = None,
@@ -175,8 +188,9 @@ def submit(
         outputs.check_writable(output)
     options = task_options(type, platform, strict, model, system, max_tokens, temperature, schema, tag)
     options |= {"files": tuple(file or ()), "chain": chain_id, "reuse": False if no_reuse else None}
+    options |= _spending(max_cost, deadline, yes)
     text = _stdin() if prompt == "-" else prompt
-    with _orchestrator(project) as orchestrator, render.waiting("waiting for the answer …"):
+    with _orchestrator(project) as orchestrator:
         result = orchestrator.run_sync(text, on_error="continue", **options)
     record = result_record(result)
     if output is not None and output.suffix.lower() == ".json":
@@ -189,22 +203,17 @@ def submit(
         render.show_result(result, answer=output is None)
     if result.error_class == "input":
         return BAD_INPUT
-    return SUCCEEDED if result.success else TASKS_FAILED
+    return SUCCEEDED if result.success else exit_code([result])
 
 
 @app.command()
 def batch(
-    input: Annotated[
-        Path, typer.Option("--input", "-i", metavar="FILE", help="Tasks: .json, .jsonl, .csv or .parquet.")
-    ],
+    input: InputOption,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="Results: .json, .jsonl, .csv or .parquet."),
     ] = None,
-    prompt: Annotated[
-        str | None,
-        typer.Option("--prompt", metavar="TEMPLATE", help="Prompt of each row, with {column} for its cells."),
-    ] = None,
+    prompt: PromptTemplateOption = None,
     into: Annotated[str | None, typer.Option("--into", metavar="NAME", help="Name of the answer's column.")] = None,
     parallel: Annotated[
         int | None, typer.Option("--parallel", min=1, metavar="N", help="Most requests under way at once.")
@@ -223,8 +232,10 @@ def batch(
         typer.Option("--name", metavar="NAME", help="Name of the batch: shown, and found again in the ledger."),
     ] = None,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first task that fails.")] = False,
+    max_cost: MaxCostOption = None,
+    deadline: DeadlineOption = None,
     no_reuse: NoReuseOption = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Answer every question with yes.")] = False,  # noqa: ARG001 - nothing asks yet that it would answer
+    yes: YesOption = False,
     format: FormatOption = Format.text,
     project: ProjectOption = None,
 ) -> int:
@@ -247,6 +258,7 @@ def batch(
             "name": name,
             "on_error": "stop" if fail_fast else "continue",
             "reuse": False if no_reuse else None,
+            **_spending(max_cost, deadline, yes),
         }
         outcome = run_batch(orchestrator, tasks, options)
         if outcome.error is not None:
@@ -272,14 +284,90 @@ def _deliver(result: BatchResult, output: Path | None, format: Format) -> None:
 
 
 @app.command()
+def plan(
+    input: InputOption,
+    prompt: PromptTemplateOption = None,
+    type: TypeOption = None,
+    platform: PlatformOption = None,
+    strict: StrictOption = False,
+    model: ModelOption = None,
+    system: SystemOption = None,
+    max_tokens: MaxTokensOption = None,
+    temperature: TemperatureOption = None,
+    schema: SchemaOption = None,
+    tag: TagOption = None,
+    max_cost: MaxCostOption = None,
+    deadline: DeadlineOption = None,
+    no_reuse: NoReuseOption = False,
+    format: FormatOption = Format.text,
+    project: ProjectOption = None,
+) -> int:
+    """Show what `batch` would do with a file, and send nothing: who answers what, at what cost, out of which quota."""
+    from orchestrai.cli import files, records, render
+
+    options = task_options(type, platform, strict, model, system, max_tokens, temperature, schema, tag)
+    with _orchestrator(project) as orchestrator:
+        tasks = files.read_tasks(input, prompt, [finding.name for finding in orchestrator.findings])
+        options |= {"prompt": prompt, "reuse": False if no_reuse else None, **_spending(max_cost, deadline, False)}
+        made = orchestrator.plan(tasks, **options)
+    if format is Format.json:
+        render.show_json(records.plan_record(made))
+    else:
+        render.show_plan(made)
+    return SUCCEEDED if not made.unplaced else NOTHING_RAN if made.unplaced == len(made) else TASKS_FAILED
+
+
+@app.command()
+def quota(format: FormatOption = Format.text, project: ProjectOption = None) -> int:
+    """Show how much of every quota window and budget is used, until when, and who says so. No model is asked for it."""
+    from orchestrai.cli import records, render
+
+    with _orchestrator(project) as orchestrator:
+        _read_quota(orchestrator)
+        meters = orchestrator.quota
+    if format is Format.json:
+        render.show_json({"windows": [records.window_record(use, held) for use, held in meters.rows()]})
+    else:
+        render.show_quota(meters)
+    return SUCCEEDED
+
+
+@app.command()
+def status(
+    task: Annotated[
+        str | None, typer.Option("--task", metavar="ID", help="Tell every attempt, wait, route and price of one task.")
+    ] = None,
+    hours: Annotated[float, typer.Option("--hours", min=0, help="How far back finished calls are listed.")] = 24,
+    format: FormatOption = Format.text,
+    project: ProjectOption = None,
+) -> int:
+    """List the calls under way in every process that shares the ledger, and those of the last day; or explain one task."""
+    from orchestrai.cli import records, render
+    from orchestrai.ids import now_us
+
+    with _orchestrator(project) as orchestrator:
+        if task is not None:
+            explanation = orchestrator.explain(task)
+            if format is Format.json:
+                render.show_json(records.explanation_record(explanation))
+            else:
+                render.show_text(repr(explanation))
+            return SUCCEEDED if explanation.attempts or explanation.outcome else BAD_INPUT
+        calls = orchestrator.calls(now_us() - int(hours * 3_600_000_000))
+    if format is Format.json:
+        render.show_json({"calls": [records.call_record(call) for call in calls]})
+    else:
+        render.show_calls(calls)
+    return SUCCEEDED
+
+
+@app.command()
 def platforms(format: FormatOption = Format.text, project: ProjectOption = None) -> int:
     """List what can answer, how much of each plan is left, and how to get the rest. No model is asked for it."""
     from orchestrai.cli import records, render
 
     with _orchestrator(project) as orchestrator:
-        if any(hasattr(finding.platform, "quota") for finding in orchestrator.findings):
-            with render.waiting("asking how much of the plans is left …"):
-                orchestrator.read_quota()
+        _read_quota(orchestrator)
         listing, ledger = orchestrator.platforms, orchestrator.ledger_path
     if format is Format.json:
         render.show_json({"platforms": [records.platform_record(row) for row in listing], "ledger": str(ledger)})
@@ -290,6 +378,19 @@ def platforms(format: FormatOption = Format.text, project: ProjectOption = None)
         render.show_facts([(row.name, row.why) for row in listing])
         render.message(f"\nLedger: {ledger}")
     return SUCCEEDED if listing.found else NOTHING_RAN
+
+
+def _read_quota(orchestrator: Orchestrator) -> None:
+    """Ask the clients of plans how much of them is left, where there are any."""
+    from orchestrai.cli import render
+
+    if any(hasattr(finding.platform, "quota") for finding in orchestrator.findings):
+        with render.waiting("asking how much of the plans is left …"):
+            orchestrator.read_quota()
+
+
+def _spending(max_cost: str | None, deadline: float | None, yes: bool) -> dict[str, Any]:
+    return {"max_cost": max_cost, "deadline": deadline, "confirm": "never" if yes else None}
 
 
 def _orchestrator(project: Path | None) -> Orchestrator:

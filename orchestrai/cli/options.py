@@ -30,6 +30,12 @@ ProjectOption = Annotated[
         help="Folder of a project that has a ledger of its own; without it, the ledger is yours.",
     ),
 ]
+InputOption = Annotated[
+    Path, typer.Option("--input", "-i", metavar="FILE", help="Tasks: .json, .jsonl, .csv or .parquet.")
+]
+PromptTemplateOption = Annotated[
+    str | None, typer.Option("--prompt", metavar="TEMPLATE", help="Prompt of each row, with {column} for its cells.")
+]
 PlatformOption = Annotated[
     str | None, typer.Option("--platform", metavar="NAME[,NAME]", help="Platforms tried first, in this order.")
 ]
@@ -58,6 +64,19 @@ TypeOption = Annotated[
 TagOption = Annotated[
     list[str] | None, typer.Option("--tag", metavar="KEY=VALUE", help="Label in the ledger; may be repeated.")
 ]
+MaxCostOption = Annotated[
+    str | None,
+    typer.Option(
+        "--max-cost", metavar="USD", help="Hard cap on the cash it may cost; 0: nothing that costs cash runs."
+    ),
+]
+DeadlineOption = Annotated[
+    float | None,
+    typer.Option(
+        "--deadline", min=0, metavar="SECONDS", help="How long tasks may wait for a quota window to begin anew."
+    ),
+]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before cash or quota is used.")]
 NoReuseOption = Annotated[bool, typer.Option("--no-reuse", help="Ask again even when the ledger has the answer.")]
 
 

@@ -9,16 +9,18 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any, Final
 
-from orchestrai import text
+from orchestrai import plan_text, text
 from orchestrai.cli.records import json_text
+from orchestrai.pricing import from_pico
 from orchestrai.result import Result
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from orchestrai.plan import Plan, Quota
     from orchestrai.results.batch_result import BatchResult
 
 ROWS_SHOWN: Final = 10  # results of a batch that a terminal shows
@@ -215,6 +217,49 @@ def batch_lines(batch: BatchResult) -> list[str]:
         text.duration(batch.duration_s),
     ]
     return [" · ".join(counted), " · ".join(spent)]
+
+
+def show_plan(plan: Plan) -> None:
+    """Print a plan: its sums, what a person should know, its quotas, its first and last tasks."""
+    show_facts([("plan", plan_text.plan_line(plan)), *plan_text.plan_facts(plan)])
+    for note in (*plan.warnings, *(question.text for question in plan.questions)):
+        show_text(f"! {note}")
+    if plan.quota_after:
+        print()
+        show_table(plan_text.window_rows(plan.quota_after, planned=True), plan_text.QUOTA_TITLES, right={2, 3, 4})
+    if len(plan):
+        print()
+        show_table(plan_text.plan_rows(plan), plan_text.PLAN_TITLES, right={0, 4, 5})
+    if plan.excluded:
+        print()
+        show_facts([(name, f"not asked: {text.excerpt(why, 200)}") for name, why in plan.excluded.items()])
+
+
+def show_quota(quota: Quota) -> None:
+    """Print the meters of quota windows and budgets."""
+    if len(quota):
+        show_table(plan_text.window_rows(quota, planned=False), plan_text.QUOTA_TITLES, right={2, 3, 4})
+    else:
+        show_text(plan_text.quota_block(quota))
+
+
+def show_calls(calls: Sequence[Mapping[str, Any]]) -> None:
+    """Print calls, those under way first as they are the newest."""
+    if not calls:
+        show_text("No call is under way, and none was made lately.")
+        return
+    rows = []
+    for call in calls:
+        settled = sum(call["settled"].values())
+        failed = settled - call["settled"].get("succeeded", 0)
+        total = "?" if call["task_count"] is None else text.count(call["task_count"])
+        rows.append(
+            [call["status"], text.excerpt(call["name"] or "", 30), call["kind"], text.excerpt(call["project"] or "", 24),
+             f"{text.count(settled)}/{total}", text.count(failed), text.money(from_pico(call["cost"])),
+             text.local_time(call["created_at"]), str(call["pid"]), call["batch_id"]]
+        )  # fmt: skip
+    titles = ("status", "name", "kind", "project", "settled", "failed", "cost", "since", "process", "batch")
+    show_table(rows, titles, right={4, 5, 6})
 
 
 def list_price(amount: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -14,12 +14,14 @@ from orchestrai.errors import BatchStopped, LedgerError
 if TYPE_CHECKING:
     from orchestrai.handle import Handle
     from orchestrai.orchestrator import Orchestrator
+    from orchestrai.result import Result
     from orchestrai.results.batch_result import BatchResult
 
 SUCCEEDED: Final = 0
 TASKS_FAILED: Final = 1
 BAD_INPUT: Final = 2
 NOTHING_RAN: Final = 3
+REFUSED: Final = 4
 INTERRUPTED: Final = 130
 
 _PATIENCE: Final = b"\nKeeping what is finished; press Ctrl-C again to leave at once.\n"
@@ -80,4 +82,11 @@ def run_batch(orchestrator: Orchestrator, tasks: Any, options: Mapping[str, Any]
         if handle is None:
             raise
         return Outcome(NOTHING_RAN, handle.result, str(error))
-    return Outcome(TASKS_FAILED if result.failure_count else SUCCEEDED, result)
+    return Outcome(exit_code(result.failures), result)
+
+
+def exit_code(failures: Sequence[Result]) -> int:
+    """Return the exit code of tasks without an answer: none, some, or all for want of a budget."""
+    if not failures:
+        return SUCCEEDED
+    return REFUSED if all(failure.error_class == "budget" for failure in failures) else TASKS_FAILED

@@ -316,6 +316,8 @@ def _record(
         run.books.note_price(price)
     told = error.quota if error is not None and error.quota else seen.quota if seen is not None else ()
     quota = run.books.quota_rows(offer.platform, told) if told else ()
+    if error is not None and error.kind == "window" and not quota:
+        quota = run.books.used_up(offer, error.retry_after_s)
     charge = charge_of(usage, cost, error) if work.metered else None
     if not final:
         run.books.record(row, latency_s, quota, charge)

@@ -265,7 +265,7 @@ class Run:
             await self._changed.wait()
         self.progress.running = 0
         self.progress.ended = self.progress.started + self.progress.elapsed_s
-        self.books.close_call(self.status, self.progress.settled)
+        self.books.close_call(self.status, self.progress.settled, self.limits.call)
         await self.journal.drain()
 
     # Queues and workers.
@@ -399,7 +399,7 @@ class Run:
             self._pause(queue, item, wait_s)
             return
         why = used_up(full.meter, full.until)
-        if full.until is not None:
+        if full.until is not None and full.meter.window.unit != "usd":  # a budget may count this task and not the next
             self._close(item, why)
         elif item.has_another_offer:
             self.fall_back(item, why)

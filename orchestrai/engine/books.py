@@ -21,8 +21,9 @@ from orchestrai.errors import ErrorClass, LedgerError
 from orchestrai.ids import new_id, now_us
 from orchestrai.ledger import queries
 from orchestrai.ledger.group import Settling
-from orchestrai.ledger.reservations import Charge
+from orchestrai.ledger.reservations import Charge, forget_call
 from orchestrai.ledger.rows import AttemptRow, OfferRow, OutcomeRow, QuotaRow, SystemRow
+from orchestrai.limits.quota import Meter
 from orchestrai.platforms.protocol import Platform, QuotaReading, Reply
 from orchestrai.pricing import Price, from_pico, to_pico
 from orchestrai.result import NO_USAGE, Result
@@ -30,6 +31,7 @@ from orchestrai.routing.offers import Offer
 from orchestrai.text import excerpt
 
 _NO_COST: Final = Decimal(0)
+_UNTOLD_S: Final = 300.0  # until a used-up window is tried again of which nobody tells when it begins anew
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,9 +153,12 @@ class Books:
         self.continues = self.batch_id != fresh
         self.scope = None if options.reuse else self.batch_id
 
-    def close_call(self, status: str, settled: int) -> None:
-        """Record how the call ended."""
+    def close_call(self, status: str, settled: int, meter: Meter | None = None) -> None:
+        """Record how the call ended, and forget the meter that was its own."""
         row = (status, now_us(), settled, self.batch_id)
+        if meter is not None:
+            name = meter.id
+            self.journal.do(lambda c: forget_call(c, name)).add_done_callback(_ignore)
         self.journal.do(
             lambda c: (
                 c.execute(
@@ -244,6 +249,16 @@ class Books:
                 self._readings[window] = state
                 rows.append(row)
         return tuple(rows)
+
+    def used_up(self, offer: Offer, retry_after_s: float | None) -> tuple[QuotaRow, ...]:
+        """Return what a refusal says that names no window: the account's window is used up until its reset."""
+        meter = next((meter for meter in offer.meters if not meter.window.is_rate), None)
+        if meter is None:
+            return ()
+        now = now_us()
+        ends = meter.window.period(now)[1]
+        until = now + int((retry_after_s or _UNTOLD_S) * 1e6) if retry_after_s or ends is None else ends
+        return (QuotaRow(offer.platform.name, offer.platform.account or "", meter.id, 100.0, until, "refusal", now),)
 
     def record(
         self, row: AttemptRow, latency_s: float, quota: tuple[QuotaRow, ...] = (), charge: Charge | None = None

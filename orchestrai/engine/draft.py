@@ -174,11 +174,11 @@ async def _look(items: Sequence[Item], engine: Engine, options: RunOptions, limi
     by_length = False  # what a task takes depends on more than its number
     for item in routes.values():
         for offer in item.route.offers:
-            by_length = by_length or (offer.tier == "paid" and (limits.capped or len(item.route.offers) > 1))
+            by_length = by_length or (offer.tier == "paid" and (limits.counts_cash or len(item.route.offers) > 1))
             for meter in offer.meters:
                 meters[meter.id] = meter
                 by_length = by_length or meter.window.unit != "requests"
-    if limits.capped:
+    if limits.counts_cash:
         for item in items:
             for offer in item.route.offers:
                 meters.update({meter.id: meter for meter in limits.budgets(item.task, offer)})

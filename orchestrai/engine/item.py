@@ -91,7 +91,7 @@ class Item:
         where = (closed.platform.name, closed.model)
         left = tuple(o for o in self.route.offers[self.choice :] if (o.platform.name, o.model) != where)
         excluded = {**self.route.excluded, closed.platform.name: why}
-        self.route, self.choice = replace(self.route, offers=left, excluded=excluded), 0
+        self.route, self.choice = replace(self.route, offers=left, excluded=excluded, lacks="window"), 0
 
     def _leave(self, why: str, repair_attempts: int) -> None:
         work = self.work

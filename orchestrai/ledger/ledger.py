@@ -11,14 +11,14 @@ import threading
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from orchestrai.errors import LedgerError
 from orchestrai.ids import new_id, now_us
-from orchestrai.ledger import queries
+from orchestrai.ledger import history, queries
 from orchestrai.ledger.answers import RecentAnswers
 from orchestrai.ledger.connection import Connect, LedgerFile, connect, explained
-from orchestrai.ledger.lock import SignOfLife
+from orchestrai.ledger.lock import SignOfLife, is_alive
 from orchestrai.ledger.queries import Claim, StoredAnswer
 from orchestrai.ledger.recovery import recover
 from orchestrai.ledger.writer import Journal
@@ -112,6 +112,11 @@ class Ledger:
         owners = self.folder / "owners"
         in_doubt: int = await self.journal.do(lambda connection: recover(connection, owners))
         return in_doubt
+
+    def calls_since(self, since_us: int) -> list[dict[str, Any]]:
+        """Return the calls under way in any process, and those begun since a moment [µs]; see `history`."""
+        owners = self.folder / "owners"
+        return self.read(lambda c: history.calls_since(c, since_us, lambda owner: is_alive(owners, owner)))
 
     def before_fork(self) -> None:
         """Wait for what is being read or written, so that a child inherits no half of it."""

@@ -12,13 +12,14 @@ what was reserved: it may have been answered. For each meter and bucket of its w
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
+from decimal import Decimal
 from typing import Final, NamedTuple
 
 from orchestrai.ids import now_us
 from orchestrai.ledger.answers import chunks
 from orchestrai.ledger.rows import execute_together
-from orchestrai.limits.quota import SPAN_S, Meter
+from orchestrai.limits.quota import SPAN_S, Meter, Window
 
 _SECOND: Final = 1_000_000  # µs
 _KEPT_US: Final = 62 * 86_400 * _SECOND  # of buckets: longer than the longest window
@@ -160,6 +161,24 @@ def note_meters(connection: sqlite3.Connection, meters: Iterable[Meter]) -> None
             for w in (m.window,)
         ],
     )
+
+
+def other_meters(connection: sqlite3.Connection, known: Container[str]) -> list[Meter]:
+    """Return the meters that others have used lately: models and budgets of other notebooks; without those that are known."""
+    rows = connection.execute(
+        "SELECT meter_id, platform, account, unit, quantity, per, reset, time_zone, source, hard FROM meters "
+        "WHERE per <> 'call' AND noted_at > ? ORDER BY meter_id",
+        (now_us() - _KEPT_US,),
+    )
+    found = []
+    for meter_id, platform, account, unit, quantity, per, reset, zone, source, hard in rows:
+        if meter_id not in known:
+            limit = (
+                quantity if unit in ("requests", "tokens") else Decimal(quantity) / (10**12 if unit == "usd" else 10**6)
+            )
+            window = Window(unit, limit, per, reset, zone)
+            found.append(Meter(meter_id, window, platform, account, source, bool(hard)))
+    return found
 
 
 def forget_call(connection: sqlite3.Connection, meter_id: str) -> None:

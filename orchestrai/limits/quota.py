@@ -81,7 +81,7 @@ class Window:
         if self.reset == "fixed" and self.time_zone is not None:
             return _calendar(self.per, self.time_zone, at_us)
         width = self._width_us
-        return at_us - (at_us % width) - (_BUCKETS - 1) * width, None
+        return at_us - (at_us % width) - _BUCKETS * width, None
 
     def bucket(self, at_us: int) -> int:
         """Return the bucket of a use at a moment: when that bucket began [µs]."""
@@ -114,7 +114,7 @@ class Window:
         for bucket, use in held:
             total -= use
             if total + amount <= self.whole:
-                return bucket + _BUCKETS * self._width_us
+                return bucket + (_BUCKETS + 1) * self._width_us  # a use at its end has then left the span too
         return None
 
     @property

@@ -145,6 +145,10 @@ class Router:
             known = self._routes[asks] = self._find(task, images=images, streaming=streaming)
         return known
 
+    def meters(self, platform: Platform, model: str) -> tuple[Meter, ...]:
+        """Return the quota windows that requests to a model at a platform count in."""
+        return meters_of(platform, model, self._plans.get(platform.name), self._windows.get(platform.name, ()))
+
     def _find(self, task: Task, *, images: bool, streaming: bool) -> Route:
         hints = task.platforms
         gone = {name: reason for name in hints if (reason := self._gone(name)) is not None}
@@ -160,8 +164,8 @@ class Router:
                 continue
             assert model is not None
             price = price_of(self._prices, platform, model)
-            meters = meters_of(platform, model, self._plans.get(platform.name), self._windows.get(platform.name, ()))
-            offers.append(Offer(platform, model, price, "", 1, self._context(platform, model), meters))
+            context, meters = self._context(platform, model), self.meters(platform, model)
+            offers.append(Offer(platform, model, price, "", 1, context, meters))
         position = {name: i for i, name in enumerate(hints)}
         offers.sort(key=lambda offer: _preference(offer, position))
         ranked = [

@@ -82,17 +82,21 @@ class Limits(NamedTuple):
 
     Args:
         no_cash: Nothing that costs cash may run (`max_cost=0`).
+        counts_cash: Cash is counted somewhere: under a cap, or in a budget.
         capped: A hard cap on cash holds, so that what cannot be bounded cannot run.
         allowance: Cash set aside for a task whose output cannot be bounded [pico-USD]; None without one.
         closed: Platform and model → why nothing more is sent there in this call.
         budgets: Returns the meters of cash that a task at an offer counts in.
+        call: The meter of `max_cost`, which ends with the call.
     """
 
     no_cash: bool = False
+    counts_cash: bool = False
     capped: bool = False
     allowance: int | None = None
     closed: Mapping[tuple[str, str], str] = MappingProxyType({})
     budgets: Callable[[Task, Offer], tuple[Meter, ...]] = lambda _task, _offer: ()
+    call: Meter | None = None
 
 
 @dataclass(slots=True)
@@ -161,7 +165,7 @@ class _Planning:
         """Return the number of each task's class."""
         known: dict[tuple[Any, ...], int] = {}
         numbers = array("l")
-        budgeted = self._limits.capped
+        budgeted = self._limits.counts_cash
         for item in items:
             task = item.task
             key: tuple[Any, ...] = (id(item.route), item.size, task.max_tokens, task.type)
@@ -230,7 +234,7 @@ class _Planning:
 
     def _class(self, task: Task, size: int, route: Route) -> _Class:
         route = self._within_limits(task, route)
-        if len(route.offers) == 1 and not self._limits.capped and not route.offers[0].meters:
+        if len(route.offers) == 1 and not self._limits.counts_cash and not route.offers[0].meters:
             return _Class(task, size, route, (self._column(route.offers[0]),), (0,))
         costs = [self._cash(task, size, offer) for offer in route.offers]
         order = sorted(range(len(costs)), key=lambda i: self._preference(task, route.offers[i], costs[i], i))
@@ -273,7 +277,7 @@ class _Planning:
             return None
         if self._limits.no_cash:
             return "max_cost=0: it costs cash"
-        if not self._limits.budgets(task, offer):
+        if not (self._limits.capped and any(meter.hard for meter in self._limits.budgets(task, offer))):
             return None
         if offer.price is None:
             return "no price is known, and a hard cap on cash holds (give it one in the settings)"
@@ -317,7 +321,7 @@ class _Planning:
             if unit == "requests":
                 uses.append((meter, 1))
             elif unit == "percent":
-                uses.append((meter, self._outlook.shares.get(meter.id, 0)))
+                uses.append((meter, max(1, self._outlook.shares.get(meter.id, 0))))  # a used-up one has none left
             elif unit == "tokens":
                 usage = self._outlook.experience.get(offer.model, UNKNOWN).usage(one.task, one.size, "expected")
                 uses.append((meter, usage.total_tokens or 0))
@@ -341,6 +345,12 @@ class _Planning:
             self._routes[key] = known
         return known
 
+    def _begins_anew(self, meter: Meter, state: MeterState) -> int | None:
+        """Return when a window that this plan uses up has room again [µs]: at its reset, or when it has rolled on."""
+        if state.resets_at is not None or meter.window.per == "call":
+            return state.resets_at
+        return self._outlook.now + SPAN_S[meter.window.per] * _SECOND
+
     def _nowhere(self, one: _Class) -> Route:
         """Return a route without an offer, and what its platforms have no room in."""
         excluded = dict(one.route.excluded)
@@ -352,7 +362,7 @@ class _Planning:
                 capacity = self._outlook.capacity(meter)
                 state = self._outlook.states.get(meter.id)
                 if capacity is not None and state is not None and offer.platform.name not in excluded:
-                    excluded[offer.platform.name] = used_up(meter, state.resets_at)
+                    excluded[offer.platform.name] = used_up(meter, self._begins_anew(meter, state))
                     lacks = "window" if meter.window.unit != "usd" or lacks == "window" else "budget"
         if lacks is None:
             lacks = one.route.lacks

@@ -1,0 +1,106 @@
+"""What the ledger tells of a task and of calls under way."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from typing import Any, Final
+
+_LATE_US: Final = 60_000_000  # by which rows of several processes may be out of order
+_NEAR: Final = 500  # requests that are looked through one by one
+
+_ATTEMPTS: Final = """
+SELECT s.task_id, s.batch_id, s.attempt_no, s.attempt_kind, o.platform, o.model_requested, o.tier, o.route_reason,
+       o.route_rank, s.est_input_tokens, s.queued_at, s.started_at, s.backoff_ms, a.status, a.settles, a.error_class,
+       a.error_message, a.http_status, a.retry_after_ms, a.model_used, a.finished_at, a.duration_ms, a.queue_ms,
+       a.input_tokens, a.cache_read_tokens, a.cache_write_tokens, a.output_tokens, a.reasoning_tokens, a.usage_source,
+       a.cost, a.list_cost, a.cost_source, a.price_match, p.provider AS price_provider, p.model AS price_model,
+       p.unit_prices, p.source AS price_source, p.source_version AS price_version, p.effective_from AS price_since,
+       a.request_id
+FROM sends s JOIN offers o USING (offer_id) LEFT JOIN attempts a ON a.send_seq = s.seq LEFT JOIN prices p USING (price_id)
+WHERE s.task_id = ? AND s.seq >= ? ORDER BY s.seq
+"""
+_OUTCOME: Final = """
+SELECT task_id, batch_id, status, error_class, error, attempts, reused_from, cost, list_cost, queued_at, settled_at
+FROM outcomes WHERE task_id = ?
+"""
+_RUNNING: Final = """
+SELECT b.batch_id, b.name, b.kind, b.project, b.status, b.task_count, b.created_at, b.finished_at, b.owner_id, w.pid,
+       w.host
+FROM batches b JOIN owners w USING (owner_id)
+WHERE b.status = 'running' OR b.created_at >= ? ORDER BY b.created_at DESC
+"""
+_SETTLED: Final = """
+SELECT status, count(*), sum(cost) FROM (
+    SELECT a.status, a.cost FROM sends s JOIN attempts a ON a.send_seq = s.seq
+    WHERE s.batch_id = ?1 AND s.seq >= ?2 AND a.settles
+    UNION ALL SELECT status, 0 FROM outcomes WHERE batch_id = ?1
+) GROUP BY status
+"""
+
+
+def attempts_of(connection: sqlite3.Connection, task_id: str) -> list[dict[str, Any]]:
+    """Return every request of a task, in order, each with how it was routed, how it ended and what it was priced by."""
+    first = _first_since(connection, _moment(task_id) - _LATE_US)
+    return _dicts(connection.execute(_ATTEMPTS, (task_id, first)))
+
+
+def outcome_of(connection: sqlite3.Connection, task_id: str) -> dict[str, Any] | None:
+    """Return how a task was settled that no request of its own settled; None for others."""
+    found = _dicts(connection.execute(_OUTCOME, (task_id,)))
+    return found[0] if found else None
+
+
+def calls_since(connection: sqlite3.Connection, since_us: int, is_alive: Callable[[str], bool]) -> list[dict[str, Any]]:
+    """Return the calls under way in any process, and those begun since a moment, newest first.
+
+    Args:
+        connection: A reading connection.
+        since_us: The moment [µs since 1970].
+        is_alive: Tells whether an owner's process lives.
+
+    Returns:
+        batch_id, name, kind, project, status ("running" only while its process lives, else "interrupted"), task_count,
+        created_at, finished_at [µs], pid, host, settled (tasks by status), cost (of the requests that settled them
+        [pico-USD]; None where one is unknown).
+    """
+    calls = _dicts(connection.execute(_RUNNING, (since_us,)))
+    for call in calls:
+        if call["status"] == "running" and not is_alive(call["owner_id"]):
+            call["status"] = "interrupted"
+        first = _first_since(connection, call["created_at"] - _LATE_US)
+        rows = connection.execute(_SETTLED, (call["batch_id"], first)).fetchall()
+        call["settled"] = {status: count for status, count, _ in rows}
+        costs = [cost for _, _, cost in rows]
+        call["cost"] = None if any(cost is None for cost in costs) else sum(costs)
+        del call["owner_id"]
+    return calls
+
+
+def _dicts(cursor: sqlite3.Cursor) -> list[dict[str, Any]]:
+    names = [column[0] for column in cursor.description]
+    return [dict(zip(names, row, strict=True)) for row in cursor]
+
+
+def _first_since(connection: sqlite3.Connection, moment_us: int) -> int:
+    """Return a request's number before which none was sent since a moment: found by halving, as numbers grow with time."""
+    (last,) = connection.execute("SELECT coalesce(max(seq), 0) FROM sends").fetchone()
+    low, high = 0, int(last)
+    while high - low > _NEAR:
+        middle = (low + high) // 2
+        row = connection.execute(
+            "SELECT started_at FROM sends WHERE seq >= ? ORDER BY seq LIMIT 1", (middle,)
+        ).fetchone()
+        if row is None or row[0] >= moment_us:
+            high = middle
+        else:
+            low = middle
+    return low
+
+
+def _moment(task_id: str) -> int:
+    """Return when an id was made [µs since 1970]; 0 for what is no id of ours."""
+    try:
+        return (int(task_id, 16) >> 80) * 1_000
+    except ValueError:
+        return 0
