@@ -71,8 +71,8 @@ def test_a_frame_of_a_plan_has_a_row_for_each_task_in_input_order(tmp_path):
         plan = orch.plan(["known", "new", None, "new", "other", "third"])
     frame = plan.to_pandas()
     assert list(frame.index) == [0, 1, 2, 3, 4, 5]
-    assert sorted(frame["why"]) == ["cheapest", "copy", "reused", "the prompt has no value", "window", "window"]
-    assert list(frame["why"])[::2][:2] == ["reused", "the prompt has no value"]
+    assert sorted(frame["why"]) == ["cheapest", "copy", "reused", "the prompt is missing", "window", "window"]
+    assert list(frame["why"])[::2][:2] == ["reused", "the prompt is missing"]
     assert list(frame["reused"]) == [True, False, False, True, False, False]
     assert frame.dtypes["input_tokens"] == "int64"
     assert frame.dtypes["cost_expected"] == "float64"

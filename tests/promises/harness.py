@@ -133,11 +133,14 @@ class Kept:
     answers: dict[str, str] = field(default_factory=dict)
     claims: int = 0
     living: int = 0  # owners that have not ended
+    reserved: int = 0  # reservations of quota
     endless: int = 0  # requests without a recorded end; after a recovery they are in doubt
 
     def left_over(self) -> dict[str, int]:
         """Return what no process that is gone may leave behind, once another has closed the ledger."""
-        return {name: getattr(self, name) for name in ("claims", "living", "endless") if getattr(self, name)}
+        return {
+            name: getattr(self, name) for name in ("claims", "living", "reserved", "endless") if getattr(self, name)
+        }
 
 
 @dataclass(frozen=True)
@@ -314,6 +317,7 @@ def read_ledger(ledger: Path, copy: Path) -> Kept:
                 "JOIN attempts a ON a.send_seq = r.seq WHERE a.settles AND a.status = 'succeeded'"
             )
         )
+        (kept.reserved,) = connection.execute("SELECT count(*) FROM reservations").fetchone()
         (kept.claims,) = connection.execute("SELECT count(*) FROM claims").fetchone()
         (kept.living,) = connection.execute("SELECT count(*) FROM owners WHERE ended_at IS NULL").fetchone()
     finally:

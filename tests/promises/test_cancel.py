@@ -25,18 +25,22 @@ from orchestrai.testing import ScriptedPlatform
 
 pytestmark = pytest.mark.promise
 
+NOTHING = {"claims": 0, "sends without an end": 0, "reservations": 0, "held": 0}
+
 Cancelled = Callable[[Orchestrator, list[str], random.Random], list[Result]]
 
 
 def left_open(path: Path) -> dict[str, int]:
-    """Return the claims, and the requests that neither ended nor are in doubt; for anybody to look at any time."""
+    """Return claims, requests that neither ended nor are in doubt, and quota that is held; for anybody to look at."""
     connection = sqlite3.connect(path)
     (claims,) = connection.execute("SELECT count(*) FROM claims").fetchone()
     (sends,) = connection.execute(
         "SELECT count(*) FROM sends s LEFT JOIN attempts a ON a.send_seq = s.seq WHERE a.send_seq IS NULL"
     ).fetchone()
+    (reserved,) = connection.execute("SELECT count(*) FROM reservations").fetchone()
+    (held,) = connection.execute("SELECT coalesce(sum(reserved), 0) FROM usage").fetchone()
     connection.close()
-    return {"claims": claims, "sends without an end": sends}
+    return {"claims": claims, "sends without an end": sends, "reservations": reserved, "held": held}
 
 
 def by_its_handle(orch: Orchestrator, prompts: list[str], chance: random.Random) -> list[Result]:
@@ -90,13 +94,14 @@ def test_a_cancelled_call_leaves_nothing_open_and_keeps_what_it_showed(tmp_path,
     platform = ScriptedPlatform(
         replies=late,
         concurrency=8,
+        limits={"rpd": 1_000_000},
         faults=lambda prompt, attempt: "connection" if attempt == 0 and prompt.endswith("7") else None,
     )
     with Orchestrator(tmp_path, platforms=[platform]) as orch:
         for turn in range(scaled(100, 8)):
             prompts = [f"turn {turn} task {i}" for i in range(60)]
             shown = {result.task.prompt for result in cancelled(orch, prompts, chance) if result.success}
-            assert left_open(orch.ledger_path) == {"claims": 0, "sends without an end": 0}
+            assert left_open(orch.ledger_path) == NOTHING
             before = Counter(platform.prompts)
             assert orch.batch_sync([*shown], progress="off").success_count == len(shown)
             assert Counter(platform.prompts) == before

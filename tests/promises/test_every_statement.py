@@ -16,6 +16,7 @@ from orchestrai.testing.exchange import Received
 pytestmark = pytest.mark.promise
 
 PROMPTS = ["plain 1", "retry 2", "repair 3", "plain 4"]
+LIMITS = {"rpd": 1000}  # far from used up; what each request reserves of it must be settled at every point
 OUTPUTS = [answer_to("plain 1"), answer_to("retry 2"), '{"n": 7}', answer_to("plain 4")]
 
 
@@ -34,9 +35,9 @@ def lives(folder: Path, nursery: Nursery, *die_at: int | None) -> tuple[list[str
     """Live one life after another, each but the last up to a point; return what is wrong then, and the last's points."""
     with Scene(folder, nursery, provider=provider()) as scene:
         for point in die_at[:-1]:
-            scene.start(PROMPTS, do="sweep", die_at=point).child.wait()
+            scene.start(PROMPTS, do="sweep", die_at=point, limits=LIMITS).child.wait()
             read_ledger(scene.ledger, folder / "copy")  # asserts that it is whole
-        last = scene.start(PROMPTS, do="sweep", die_at=die_at[-1]).outcome()
+        last = scene.start(PROMPTS, do="sweep", die_at=die_at[-1], limits=LIMITS).outcome()
         verdict = scene.verdict()
         kept = read_ledger(scene.ledger, folder / "copy")
     wrong = [f"{name}: {count}" for name, count in verdict.broken().items()]

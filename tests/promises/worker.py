@@ -11,11 +11,13 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import signal
 import sqlite3
 import sys
 import time
 import traceback
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +28,10 @@ from orchestrai.engine.engine import close_engine, open_engine
 from orchestrai.errors import LedgerError
 from orchestrai.orchestrator import Orchestrator
 from orchestrai.platforms.openai import OpenAI
-from orchestrai.platforms.protocol import Reply, Request
-from orchestrai.result import Result
+from orchestrai.platforms.protocol import Capabilities, Reply, Request
+from orchestrai.result import Result, Usage
 from orchestrai.task import Task
+from orchestrai.testing import ScriptedPlatform
 
 
 class Acks:
@@ -99,6 +102,7 @@ def platform(job: dict[str, Any], kind: type[OpenAI] = OpenAI) -> OpenAI:
         api_key="test",
         model="test-model",
         price={"input_mtok": "1", "output_mtok": "2"},
+        limits=job.get("limits"),
     )
 
 
@@ -202,6 +206,67 @@ def sweep(job: dict[str, Any]) -> None:
     _report(job, results, points=points.names)
 
 
+class Account(ScriptedPlatform):
+    """One account that several processes share, on its own bill; what a reply costs is chance."""
+
+    def __init__(self, job: dict[str, Any]) -> None:
+        super().__init__(
+            "shared",
+            account="account",
+            tier=job.get("tier", "free"),
+            bill=job["bill"],
+            concurrency=job.get("concurrency", 8),
+            limits=job.get("limits"),
+            price={"input_mtok": "1", "output_mtok": "1"},
+            capabilities=Capabilities(streaming=False),
+            delay_s=job.get("delay_s", 0.0),
+        )
+        self._chance = random.Random(job.get("seed"))
+        self._charged = job.get("charged")
+
+    async def send(self, request: Request) -> Reply:
+        reply = await super().send(request)
+        if self._charged is not None:  # from nothing to one and a half times what was reserved
+            low, high = self._charged
+            reply.usage = Usage(0, None, None, self._chance.randint(low, high), None, "provider")
+        return reply
+
+
+def share(job: dict[str, Any]) -> None:
+    """Run a batch at an account that other processes use too; report how each task ended."""
+    warnings.simplefilter("ignore")
+    settings = job.get("settings", {})
+    tasks = [Task(prompt, max_tokens=job.get("max_tokens")) for prompt in job["prompts"]]
+    with Orchestrator(job["project"], platforms=[Account(job)], settings=settings) as orch:
+        if "start_at" in job:
+            time.sleep(max(0.0, job["start_at"] - time.time()))
+        results = orch.batch_sync(tasks, progress="off", confirm="never")
+        _report(job, list(results), classes=[result.error_class for result in results])
+
+
+def unshared(job: dict[str, Any]) -> None:
+    """The control: look how much is used, send, then record it."""
+    store = sqlite3.connect(Path(job["project"]) / "naive.db", isolation_level=None, timeout=30)
+    store.execute("CREATE TABLE IF NOT EXISTS uses (prompt)")
+
+    async def work(prompts: list[str]) -> None:
+        while prompts:
+            (used,) = store.execute("SELECT count(*) FROM uses").fetchone()
+            if used >= job["limits"]["rpd"]:
+                return
+            prompt = prompts.pop()
+            await asyncio.sleep(0.001)  # the request
+            store.execute("INSERT INTO uses VALUES (?)", (prompt,))
+
+    async def run() -> None:
+        prompts = list(job["prompts"])
+        await asyncio.gather(*(work(prompts) for _ in range(8)))
+
+    time.sleep(max(0.0, job["start_at"] - time.time()))
+    asyncio.run(run())
+    store.close()
+
+
 def naive(job: dict[str, Any]) -> None:
     """The control: what one writes without thinking about a crash, wrong in one of two ways.
 
@@ -251,7 +316,7 @@ def naive(job: dict[str, Any]) -> None:
     store.close()
 
 
-JOBS = {"calls": calls, "sweep": sweep, "naive": naive}
+JOBS = {"calls": calls, "sweep": sweep, "naive": naive, "share": share, "unshared": unshared}
 
 
 def _child(job: dict[str, Any]) -> None:
