@@ -240,12 +240,17 @@ def planned(
     def questions(plan: Plan) -> tuple[Any, ...]:
         if not plan.by_platform:
             return ()
-        trained = {o.platform.name: o.platform for o in chosen.values() if o.platform.data_use == "may_train"}
+        used = {name for name, _ in chosen}
+        trained = {
+            f.name: f.platform.account or ""
+            for f in around.findings()
+            if f.platform is not None and f.name in used and _trains_unasked(f)
+        }
         agreed = around.engine().ledger.read(consenting) if trained else set()
         strangers = {
             name: f'Where that is turned off, write data_use = "none" under [platforms.{name}] in the settings.'
-            for name, platform in trained.items()
-            if (name, platform.account or "") not in agreed
+            for name, account in trained.items()
+            if (name, account) not in agreed
         }
         return preflight.questions(
             plan,
@@ -269,6 +274,11 @@ def planned(
         runner,
         questions,
     )
+
+
+def _trains_unasked(finding: Finding) -> bool:
+    """Return True for a platform whose plan may train on the data, and that the person did not choose."""
+    return not finding.chosen and finding.data_use == "may_train"
 
 
 def _asked_for(task: Task, offer: Offer) -> bool:
@@ -337,7 +347,7 @@ class Preflight:
             agreed = [
                 (f.name, f.platform.account or "")
                 for f in self._around.findings()
-                if f.platform is not None and f.name in names and f.data_use == "may_train"
+                if f.platform is not None and f.name in names and _trains_unasked(f)
             ]
             self._around.engine().ledger.file.write(lambda c: give_consent(c, agreed, now_us()))
 

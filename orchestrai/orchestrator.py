@@ -546,6 +546,7 @@ class Orchestrator:
     async def _batch(self, prompts: Any, options: dict[str, Any], call: dict[str, Any]) -> BatchResult:
         with rare_collections:
             batch = self._batch_call(read_batch(self._around, prompts, options, call), call)
+            self.last_batch = batch.finish()  # whatever ends it from here on
             draft = await self._drafted(batch).wait()
             self.last_plan = batch.plan(draft)
             await self._preflight.pass_(self.last_plan, call["confirm"])

@@ -16,6 +16,7 @@ from loopback import orchestrator
 from orchestrai import ConfirmationNeeded, Detached, InvalidInput, NotConfirmed, PlanStale, PlanWarning, Task
 from orchestrai.errors import InvalidSettings, PlatformError
 from orchestrai.ids import now_us
+from orchestrai.ledger.queries import give_consent
 from orchestrai.orchestrator import Orchestrator
 from orchestrai.platforms.protocol import Capabilities, QuotaReading
 from orchestrai.testing import ScriptedPlatform
@@ -66,7 +67,7 @@ def test_the_tasks_that_would_be_dearest_elsewhere_get_the_free_places(tmp_path)
 
 
 def test_a_frame_of_a_plan_has_a_row_for_each_task_in_input_order(tmp_path):
-    with orchestrator(tmp_path, free(2), paid()) as orch:
+    with orchestrator(tmp_path, free(2), paid(model="large")) as orch:
         orch.batch_sync(["known"])
         plan = orch.plan(["known", "new", None, "new", "other", "third"])
     frame = plan.to_pandas()
@@ -309,14 +310,25 @@ def test_much_cash_is_asked_about_by_its_setting(tmp_path):
         assert asyncio.run(plan.run()).success_count == 1  # a plan that is run was read
 
 
-def test_a_plan_that_may_train_on_the_data_is_asked_about_until_somebody_agreed(tmp_path):
-    trains = free(name="trains", data_use="may_train")
-    with orchestrator(tmp_path, trains) as orch:
+def test_a_plan_that_may_train_on_the_data_is_asked_about_where_nobody_chose_it(tmp_path, monkeypatch):
+    for name in ("GOOGLE_API_KEY", "OPENAI_API_KEY", "OPENAI_BASE_URL", "ANTHROPIC_API_KEY", "GROQ_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OPENROUTER_API_KEY", "sk-or-not-a-key")
+    monkeypatch.setenv("PATH", str(tmp_path))  # no command-line client
+    with Orchestrator(tmp_path) as orch:
+        plan = orch.plan(["a"])
+        assert where(plan) == ["openrouter"]
+        assert [question.kind for question in plan.questions] == ["training"]
+        assert 'data_use = "none" under [platforms.openrouter]' in plan.questions[0].text
         with pytest.raises(ConfirmationNeeded, match="may train on what it is sent"):
             orch.batch_sync(["a"])
-        assert orch.batch_sync(["a"], platform="trains").success_count == 1  # named: no surprise
-        plan = orch.plan(["b"])
-        assert [question.kind for question in plan.questions] == ["training"]
+        assert orch.plan(["a"], platform="openrouter").questions == ()  # named: no surprise
+        orch._opened().ledger.file.write(
+            lambda c: give_consent(c, [("openrouter", orch.platforms["openrouter"].login[4:])], 1)
+        )
+        assert orch.plan(["a"]).questions == ()  # somebody agreed
+    with orchestrator(tmp_path, free(name="trains", data_use="may_train")) as orch:
+        assert orch.batch_sync(["a"]).success_count == 1  # the person chose it
 
 
 def test_a_nearly_used_up_window_only_warns_where_nobody_can_answer_and_once(tmp_path):

@@ -49,6 +49,7 @@ class Finding:
         state: What its command-line client told; None for others.
         plan: The plan that its data use and limits come from; None when none is known.
         barred: Why it may not be asked, though it was found; None when it may.
+        chosen: The person named it, in code or in the settings; else it was found without their doing.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Finding:
     state: CliState | None = None
     plan: Plan | None = None
     barred: str | None = None
+    chosen: bool = False
 
     @property
     def model(self) -> str | None:
@@ -205,11 +207,10 @@ def _made(name: str, table: Mapping[str, Any], catalogue: Catalogue) -> Configur
 
 
 def _finding(made: Configured | Platform | Finding, why: str, states: Mapping[str, CliState]) -> Finding:
-    if isinstance(made, Finding):
-        return made
-    return (
-        _configured(made, why, states.get(made.name)) if isinstance(made, Configured) else Finding(made.name, made, why)
-    )
+    """Return what was found of a platform that the person named."""
+    if isinstance(made, Configured):
+        made = _configured(made, why, states.get(made.name))
+    return replace(made if isinstance(made, Finding) else Finding(made.name, made, why), chosen=True)
 
 
 def _configured(made: Configured, why: str, state: CliState | None) -> Finding:

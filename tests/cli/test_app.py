@@ -572,13 +572,30 @@ def test_the_demo_labels_real_text_and_a_second_run_asks_nothing(bare, demo_mode
 def test_every_option_and_every_json_field_is_documented(shell):
     page = DOCS.read_text(encoding="utf-8")
     options = set()
-    for words in (("submit",), ("batch",), ("platforms",), ("demo",), ("model", "fetch")):
+    commands = (
+        ("submit",),
+        ("batch",),
+        ("plan",),
+        ("quota",),
+        ("status",),
+        ("platforms",),
+        ("demo",),
+        ("model", "fetch"),
+    )
+    for words in commands:
         assert f"orchestrai {' '.join(words)}" in page
         options |= set(re.findall(r"(--[a-z-]+)", shell(*words, "--help").stdout))
     tasks = shell.file("tasks.json", ["x"])
     documents = [
         shell.json("submit", "-p", "x"),
         shell.json("batch", "-i", tasks, "-o", "o.json"),
+        shell.json("plan", "-i", tasks),
+        *shell.json("plan", "-i", tasks)["tasks"],
+        shell.json("quota"),
+        *shell.json("quota")["windows"],
+        shell.json("status"),
+        *shell.json("status")["calls"],
+        dict.fromkeys(("task_id", "attempts", "outcome", "source"), 0),  # of a task that is explained
         shell.json("platforms"),
         *shell.json("platforms")["platforms"],
         {"window": 0, "used_percent": 0, "resets_at_us": 0, "age_s": 0, "source": 0},  # of a reading of a quota
