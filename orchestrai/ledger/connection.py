@@ -5,7 +5,7 @@ Three dangers shape this module (measured; docs/explanation/durability.md):
 - Any other SQLite library, or a plain `open()`, that closes the file inside this process drops its locks, after
   which another process may delete the write-ahead log under our hands and later commits vanish without an error.
   So the log's inode is compared before and after every commit, and a batch of rows whose log was exchanged is
-  written again; every row is idempotent.
+  written again, unless it is there already.
 - A checkpoint that starts while another connection commits can corrupt the log in many released versions of
   SQLite. So nothing checkpoints by itself, and every write, checkpoint and close holds the write lock.
 - A read transaction that is held open keeps the log growing. So reads are short and never cross an await.
