@@ -9,9 +9,10 @@
     │   ├── InvalidFile                     a batch file: names file, row and field
     │   └── ColumnExists
     ├── NoPlatform                          nothing configured can answer
-    ├── ConfirmationNeeded                  a person would have to agree first; has `.plan`
-    ├── NotConfirmed                        the person said no; has `.plan`
-    ├── PlanStale                           a plan would now cost more than it said; has the new `.plan`
+    ├── PlanRefused                         a plan does not run; has `.plan`
+    │   ├── ConfirmationNeeded              a person would have to agree first, and nobody could answer
+    │   ├── NotConfirmed                    the person said no
+    │   └── PlanStale                       it would now cost more than it said
     ├── ModelMissing                        the embedded model is not on this machine
     ├── PlatformError                       one attempt failed, with its kind
     ├── TaskFailed                          `run` of a task that failed; has `.result`
@@ -98,28 +99,24 @@ class NoPlatform(OrchestraiError):
     """Nothing that is configured can answer; the message lists the commands that help."""
 
 
-class ConfirmationNeeded(OrchestraiError):
-    """A person would have to agree before this runs, and nobody could answer; `.plan` says to what. Nothing was sent."""
+class PlanRefused(OrchestraiError):
+    """A plan does not run, and nothing was sent; `.plan` is the plan."""
 
     def __init__(self, message: str, plan: Any) -> None:
         super().__init__(message)
         self.plan = plan
 
 
-class NotConfirmed(OrchestraiError):
-    """The person who was asked did not agree; `.plan` is what they were shown. Nothing was sent."""
-
-    def __init__(self, message: str, plan: Any) -> None:
-        super().__init__(message)
-        self.plan = plan
+class ConfirmationNeeded(PlanRefused):
+    """A person would have to agree before this runs, and nobody could answer; `.plan` says to what."""
 
 
-class PlanStale(OrchestraiError):
-    """A plan would now cost more than it said; `.plan` is the plan as it would be made now. Nothing was sent."""
+class NotConfirmed(PlanRefused):
+    """The person who was asked did not agree; `.plan` is what they were shown."""
 
-    def __init__(self, message: str, plan: Any) -> None:
-        super().__init__(message)
-        self.plan = plan
+
+class PlanStale(PlanRefused):
+    """A plan would now cost more than it said; `.plan` is the plan as it would be made now."""
 
 
 class PlanWarning(UserWarning):

@@ -128,13 +128,8 @@ def readings_and_requests(connection: sqlite3.Connection, meter: Meter) -> list[
 
     Requests before the oldest of them do not count.
     """
-    words = (meter.id, *meter.window.told_as)
-    readings = connection.execute(
-        "SELECT used_percent, observed_at FROM quota WHERE platform = ? AND account = ? AND used_percent IS NOT NULL "  # noqa: S608 - marks only
-        f"AND window IN ({_marks(words)}) ORDER BY observed_at DESC LIMIT 50",
-        (meter.platform, meter.account, *words),
-    ).fetchall()
-    if not readings:
+    told = readings(connection, meter, 50)
+    if not told:
         return []
     sent = [
         at
@@ -144,7 +139,17 @@ def readings_and_requests(connection: sqlite3.Connection, meter: Meter) -> list[
             (meter.platform, meter.account, 10 * _NEWEST),
         )
     ]
-    return [(used, bisect_right(sent, at)) for used, at in readings]
+    return [(used, bisect_right(sent, at)) for used, _, _, at in told]
+
+
+def readings(connection: sqlite3.Connection, meter: Meter, most: int) -> list[tuple[float, int | None, str, int]]:
+    """Return the newest words of the provider about a meter: percent used, reset [µs], who told it, when [µs]."""
+    words = (meter.id, *meter.window.told_as)
+    return connection.execute(
+        "SELECT used_percent, resets_at, source, observed_at FROM quota WHERE platform = ? AND account = ? "  # noqa: S608 - marks only
+        f"AND window IN ({_marks(words)}) AND used_percent IS NOT NULL ORDER BY observed_at DESC LIMIT ?",
+        (meter.platform, meter.account, *words, most),
+    ).fetchall()
 
 
 def consenting(connection: sqlite3.Connection) -> set[tuple[str, str]]:

@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 
 from orchestrai.ids import now_us
 from orchestrai.ledger.answers import chunks
+from orchestrai.ledger.queries import readings
 from orchestrai.ledger.rows import execute_together
 from orchestrai.limits.quota import SPAN_S, Meter, Window
 
@@ -287,19 +288,12 @@ def _sums(connection: sqlite3.Connection, meter: Meter, begin: int, now: int) ->
 
 def _reading(connection: sqlite3.Connection, meter: Meter, now: int) -> tuple[float, int | None, str, int] | None:
     """Return the newest word of the provider about a meter that still holds: percent, reset, source, when."""
-    if meter.platform is None:
+    told = readings(connection, meter, 1) if meter.platform is not None else []
+    if not told:
         return None
-    words = (meter.id, *meter.window.told_as)
-    row = connection.execute(
-        "SELECT used_percent, resets_at, source, observed_at FROM quota WHERE platform = ? AND account = ? "  # noqa: S608 - marks only
-        f"AND window IN ({', '.join('?' * len(words))}) AND used_percent IS NOT NULL ORDER BY observed_at DESC LIMIT 1",
-        (meter.platform, meter.account, *words),
-    ).fetchone()
-    if row is None:
-        return None
-    _, resets_at, _, observed_at = row
+    _, resets_at, _, observed_at = told[0]
     ends = resets_at if resets_at is not None else observed_at + SPAN_S[meter.window.per] * _SECOND
-    return row if ends > now else None
+    return told[0] if ends > now else None
 
 
 def _summed(changes: Iterable[tuple[str, int, int, int, int]]) -> list[tuple[str, int, int, int, int]]:
