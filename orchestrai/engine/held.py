@@ -34,11 +34,13 @@ class HeldTasks:
         self._answered = answered
         self._free = free
         self._held: dict[bytes, Item] = {}  # by claim
+        self._looked_after = False
 
     def add(self, claim: bytes, item: Item) -> bool:
-        """Hold a task; True when it is the only one, so that nobody looks after it yet."""
+        """Hold a task; True when nobody looks after the held tasks, so that the caller has to see to it."""
         self._held[claim] = item
-        return len(self._held) == 1
+        unattended, self._looked_after = not self._looked_after, True
+        return unattended
 
     async def look_after(self, scope: str | None) -> None:
         """Look after the held tasks until there are none.
@@ -49,6 +51,12 @@ class HeldTasks:
         Raises:
             LedgerError: The ledger cannot be read.
         """
+        try:
+            await self._look(scope)
+        finally:
+            self._looked_after = False
+
+    async def _look(self, scope: str | None) -> None:
         pause = _FIRST_S
         while self._held:
             await asyncio.sleep(pause)
