@@ -45,6 +45,9 @@ class SendRow(NamedTuple):
     est_output_tokens: int | None
     system_digest: str | None
     chain_id: str | None
+    parent_task_id: str | None  # the first of its parents
+    root_task_id: str | None  # where its line of first parents begins
+    depth: int | None  # steps from the farthest root; None outside of chains
     task_type: str | None
     priority: int | None
     tags: str | None
@@ -113,12 +116,40 @@ class OutcomeRow(NamedTuple):
     cost: int | None
     list_cost: int | None
     chain_id: str | None
+    parent_task_id: str | None
+    root_task_id: str | None
+    depth: int | None
     task_type: str | None
     priority: int | None
     tags: str | None
     queued_at: int
     settled_at: int
     duration_ms: float | None
+
+
+class MemoryRow(NamedTuple):
+    """What memory holds: a text of its own, or the answer of a request."""
+
+    memory_id: str  # of an answer: the id of the task that was asked
+    digest: bytes  # SHA-256 of the text in UTF-8
+    chars: int
+    text: str | None  # None where it is the answer as it came
+    send_seq: int | None  # the request that was answered
+    metadata: str | None  # JSON
+    chain_id: str | None
+    created_at: int
+
+
+class HandoffRow(NamedTuple):
+    """What a task was handed by another, or that it waited for it."""
+
+    task_id: str
+    position: int
+    kind: str  # parent, after
+    parent_task_id: str
+    memory_id: str | None
+    digest: bytes | None
+    spans: str | None  # JSON: what of the text it was given; None for all
 
 
 class QuotaRow(NamedTuple):
@@ -166,7 +197,9 @@ class SystemRow(NamedTuple):
 _TABLES: Final[dict[type, str]] = {
     AnswerRow: "answers",
     AttemptRow: "attempts",
+    HandoffRow: "handoffs",
     LoggedAnswer: "answer_log",
+    MemoryRow: "memories",
     OfferRow: "offers",
     OutcomeRow: "outcomes",
     PromptRow: "prompts",

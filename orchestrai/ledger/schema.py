@@ -1,7 +1,7 @@
 """The tables of a ledger, as numbered steps that are only ever added to.
 
-Rows are append-only, except in `batches`, `claims`, the index over answers and what is counted for quotas, so that an analyst reads on from the
-last row it saw. Times are UTC [µs since 1970]; money is in pico-dollars [10^-12 USD]; NULL means unknown, 0 a known
+Rows are append-only, except in `batches`, `claims`, `memories`, `shared`, the index over answers and what is counted for
+quotas, so that an analyst reads on from the last row it saw. Times are UTC [µs since 1970]; money is in pico-dollars [10^-12 USD]; NULL means unknown, 0 a known
 zero. A request is known by the number of its row in `sends`, which grows with every commit; whatever belongs to it has
 the same number.
 
@@ -17,6 +17,11 @@ the same number.
     answer_log   what can be reused, in the order in which it came
     answer_keys  the same by key, folded from the log now and then: a random key costs a page, many share one
     answer_fold  how far the log is folded
+    memories     what `orch.memory` holds: texts of its own, and answers of tasks; a deleted one keeps its row
+    segments     which memories the search index has, by its collections
+    chains       one row per run of a chain
+    handoffs     what a task was handed by others, or waited for
+    shared       the values that the tasks of a chain share
     quota        one row per reading of a quota window, as a reply or a refusal told it; the newest one counts
     meters       one row per quota window of an account and per budget: what it measures
     usage        what was used of a meter, by buckets of time
@@ -40,9 +45,10 @@ def _m001_initial(connection: sqlite3.Connection) -> None:
     _run(connection, _INITIAL)
 
 
-def _m002_numbers_and_quotas(connection: sqlite3.Connection) -> None:
+def _m002_numbers_quotas_chains(connection: sqlite3.Connection) -> None:
     _run(connection, _NUMBERED)
     _run(connection, _QUOTAS)
+    _run(connection, _CHAINS)
 
 
 def _run(connection: sqlite3.Connection, script: str) -> None:
@@ -126,14 +132,14 @@ CREATE TABLE sends (
     seq INTEGER PRIMARY KEY, attempt_id TEXT NOT NULL, task_id TEXT NOT NULL, attempt_no INTEGER NOT NULL,
     attempt_kind TEXT NOT NULL, prompt_seq INTEGER, batch_id TEXT NOT NULL, task_index INTEGER NOT NULL,
     sample INTEGER NOT NULL, key BLOB NOT NULL, offer_id INTEGER NOT NULL, est_input_tokens INTEGER,
-    est_output_tokens INTEGER, est_cost INTEGER, system_digest TEXT, chain_id TEXT, chain_step INTEGER,
+    est_output_tokens INTEGER, est_cost INTEGER, system_digest TEXT, chain_id TEXT,
     parent_task_id TEXT, root_task_id TEXT, depth INTEGER, task_type TEXT, priority INTEGER, tags TEXT,
     queued_at INTEGER NOT NULL, started_at INTEGER NOT NULL, throttle_ms REAL, backoff_ms REAL
 );
 INSERT INTO sends
 SELECT seq, attempt_id, task_id, attempt_no, attempt_kind,
        nullif(min(seq) OVER (PARTITION BY task_id), seq), batch_id, task_index, sample, key, offer_id,
-       est_input_tokens, est_output_tokens, est_cost, system_digest, chain_id, chain_step, parent_task_id, root_task_id,
+       est_input_tokens, est_output_tokens, est_cost, system_digest, chain_id, parent_task_id, root_task_id,
        depth, task_type, priority, tags, queued_at, started_at, throttle_ms, backoff_ms
 FROM old_sends ORDER BY seq;
 
@@ -167,12 +173,12 @@ CREATE TABLE outcomes (
     seq INTEGER PRIMARY KEY, task_id TEXT NOT NULL, batch_id TEXT NOT NULL, task_index INTEGER NOT NULL,
     sample INTEGER NOT NULL, key BLOB NOT NULL, status TEXT NOT NULL, error_class TEXT, error TEXT,
     attempts INTEGER NOT NULL, reused_from TEXT, cost INTEGER, list_cost INTEGER, chain_id TEXT,
-    chain_step INTEGER, parent_task_id TEXT, root_task_id TEXT, depth INTEGER, task_type TEXT, priority INTEGER,
+    parent_task_id TEXT, root_task_id TEXT, depth INTEGER, task_type TEXT, priority INTEGER,
     tags TEXT, queued_at INTEGER NOT NULL, settled_at INTEGER NOT NULL, duration_ms REAL
 );
 INSERT INTO outcomes
 SELECT seq, task_id, batch_id, task_index, sample, key, status, error_class, error, attempts, reused_from, cost,
-       list_cost, chain_id, chain_step, parent_task_id, root_task_id, depth, task_type, priority, tags, queued_at,
+       list_cost, chain_id, parent_task_id, root_task_id, depth, task_type, priority, tags, queued_at,
        settled_at, duration_ms
 FROM old_tasks
 WHERE task_id NOT IN (SELECT s.task_id FROM attempts a JOIN sends s ON s.seq = a.send_seq WHERE a.settles)
@@ -181,13 +187,13 @@ ORDER BY seq;
 CREATE VIEW tasks AS
 SELECT s.task_id, s.batch_id, s.task_index, s.sample, s.key, a.status, a.error_class, a.error_message AS error,
        s.attempt_no AS attempts, NULL AS reused_from, iif(s.attempt_no = 1, a.cost, a.task_cost) AS cost,
-       iif(s.attempt_no = 1, a.list_cost, a.task_list_cost) AS list_cost, s.chain_id, s.chain_step,
+       iif(s.attempt_no = 1, a.list_cost, a.task_list_cost) AS list_cost, s.chain_id,
        s.parent_task_id, s.root_task_id, s.depth, s.task_type, s.priority, s.tags, s.queued_at,
        a.finished_at AS settled_at, iif(s.attempt_no = 1, a.duration_ms, a.task_ms) AS duration_ms
 FROM attempts a JOIN sends s ON s.seq = a.send_seq WHERE a.settles
 UNION ALL
 SELECT task_id, batch_id, task_index, sample, key, status, error_class, error, attempts, reused_from, cost,
-       list_cost, chain_id, chain_step, parent_task_id, root_task_id, depth, task_type, priority, tags, queued_at,
+       list_cost, chain_id, parent_task_id, root_task_id, depth, task_type, priority, tags, queued_at,
        settled_at, duration_ms
 FROM outcomes;
 
@@ -240,9 +246,41 @@ CREATE TABLE consents (
 ) WITHOUT ROWID
 """
 
+_CHAINS: Final = """
+CREATE TABLE memories (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, memory_id TEXT NOT NULL UNIQUE, digest BLOB NOT NULL,
+    chars INTEGER NOT NULL, text TEXT, send_seq INTEGER, metadata TEXT, chain_id TEXT, created_at INTEGER NOT NULL,
+    deleted_at INTEGER
+);
+CREATE TABLE segments (
+    name TEXT PRIMARY KEY, embedding TEXT NOT NULL, first_seq INTEGER NOT NULL, last_seq INTEGER NOT NULL,
+    chunks INTEGER NOT NULL, made_at INTEGER NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE chains (
+    chain_id TEXT PRIMARY KEY, name TEXT NOT NULL, project TEXT, created_at INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX chains_by_name ON chains (name, created_at);
+INSERT INTO chains
+SELECT chain_id, chain_id, max(project), min(queued_at)
+FROM (SELECT chain_id, batch_id, queued_at FROM sends UNION ALL SELECT chain_id, batch_id, queued_at FROM outcomes)
+JOIN batches USING (batch_id) WHERE chain_id IS NOT NULL GROUP BY chain_id;
+CREATE INDEX sends_by_chain ON sends (chain_id) WHERE chain_id IS NOT NULL;
+CREATE INDEX outcomes_by_chain ON outcomes (chain_id) WHERE chain_id IS NOT NULL;
+
+CREATE TABLE handoffs (
+    task_id TEXT NOT NULL, position INTEGER NOT NULL, kind TEXT NOT NULL, parent_task_id TEXT NOT NULL,
+    memory_id TEXT, digest BLOB, spans TEXT, PRIMARY KEY (task_id, position)
+) WITHOUT ROWID;
+CREATE TABLE shared (
+    chain_id TEXT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL, revision INTEGER NOT NULL,
+    changed_at INTEGER NOT NULL, PRIMARY KEY (chain_id, name)
+) WITHOUT ROWID
+"""
+
 MIGRATIONS: Final[tuple[Callable[[sqlite3.Connection], None], ...]] = (
     _m001_initial,
-    _m002_numbers_and_quotas,
+    _m002_numbers_quotas_chains,
 )
 SCHEMA_VERSION: Final = len(MIGRATIONS)
 
