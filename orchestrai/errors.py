@@ -9,6 +9,7 @@
     │   ├── InvalidFile                     a batch file: names file, row and field
     │   └── ColumnExists
     ├── NoPlatform                          nothing configured can answer
+    ├── NoOrchestrator                      a hand-off needs one, and none of its parent's ledger is open
     ├── PlanRefused                         a plan does not run; has `.plan`
     │   ├── ConfirmationNeeded              a person would have to agree first, and nobody could answer
     │   ├── NotConfirmed                    the person said no
@@ -16,6 +17,7 @@
     ├── ModelMissing                        the embedded model is not on this machine
     ├── PlatformError                       one attempt failed, with its kind
     ├── TaskFailed                          `run` of a task that failed; has `.result`
+    │   └── HandoffContextMissing           what a parent handed over is gone or was altered
     ├── BatchStopped                        `on_error="stop"` met a failure; has `.result`
     ├── Detached                            a value that was unpickled was asked to run
     └── LedgerError                         the ledger cannot be used
@@ -99,6 +101,10 @@ class NoPlatform(OrchestraiError):
     """Nothing that is configured can answer; the message lists the commands that help."""
 
 
+class NoOrchestrator(OrchestraiError):
+    """A hand-off has to read its parent's ledger, and no orchestrator of this process has it open."""
+
+
 class PlanRefused(OrchestraiError):
     """A plan does not run, and nothing was sent; `.plan` is the plan."""
 
@@ -173,6 +179,13 @@ class TaskFailed(OrchestraiError):
     def __init__(self, message: str, result: Any) -> None:
         super().__init__(message)
         self.result = result
+
+
+class HandoffContextMissing(TaskFailed):
+    """What a parent handed over is gone, or is not what it was; nothing was sent. `.result` is None outside of calls."""
+
+    def __init__(self, message: str, result: Any = None) -> None:
+        super().__init__(message, result)
 
 
 class BatchStopped(OrchestraiError):
