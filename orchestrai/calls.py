@@ -328,7 +328,8 @@ class Preflight:
 
     def _say(self, plan: Plan) -> None:
         for text in preflight.to_say(plan, self._said, self._around.settings.warn_at):
-            warnings.warn(text, PlanWarning, stacklevel=2)
+            # The line of code that says so explains nothing, and the caller's is far up, behind a loop.
+            warnings.warn_explicit(text, PlanWarning, "orchestrai", 1)
 
     def _judge(self, plan: Plan, confirm: str | None, answer: bool | None) -> None:
         if answer is None and confirm != "always" and all(question.kind == "quota" for question in plan.questions):
@@ -388,8 +389,13 @@ def explained(connection: Any, task_id: str) -> Explanation:
     )
 
 
-def quota_of(around: Surroundings) -> Quota:
-    """Return every quota window of the platforms that were found, and every budget, as they stand now."""
+def quota_of(around: Surroundings, engine: Engine | None = None) -> Quota:
+    """Return every quota window of the platforms that were found, and every budget, as they stand now.
+
+    Args:
+        around: What the calls of the orchestrator share.
+        engine: Whose ledger is read; None opens it.
+    """
     router = around.router()
     meters: dict[str, Meter] = {}
     for finding in around.findings():
@@ -401,7 +407,7 @@ def quota_of(around: Surroundings) -> Quota:
     def look(connection: Any) -> list[MeterState]:
         return [state_of(connection, meter, now) for meter in (*meters.values(), *other_meters(connection, meters))]
 
-    states = around.engine().ledger.read(look)
+    states = (engine or around.engine()).ledger.read(look)
     uses = [window_use(state.meter, state, now) for state in states]
     scale = [
         use.limit / state.meter.window.whole if state.meter.window.whole else 1.0

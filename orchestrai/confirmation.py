@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import sys
 import threading
-from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from orchestrai import plan_text
+from orchestrai.notebook import kernel
 from orchestrai.text import printable
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ def ask_in_terminal(plan: Plan) -> bool | None:
     """Ask y/N on stderr and read the answer from stdin; None where nobody is there, or nobody answers in time."""
     if not (sys.stdin is not None and sys.stdin.isatty() and sys.stderr is not None and sys.stderr.isatty()):
         return None
-    if os.environ.get("CI") or _kernel() is not None:
+    if os.environ.get("CI") or kernel.kernel() is not None:
         return None
     print(f"{plan_text.plan_block(plan)}\n", file=sys.stderr)  # noqa: T201 - asking is its purpose
     print("Go on? [y/N] ", end="", file=sys.stderr, flush=True)  # noqa: T201 - likewise
@@ -43,25 +42,9 @@ def ask_in_terminal(plan: Plan) -> bool | None:
 
 async def ask(plan: Plan) -> bool | None:
     """Ask wherever a person can be reached: by buttons in a notebook, else in the terminal; None where nobody answers."""
-    if _kernel() is not None:
-        return await _ask_by_buttons(plan) if _hears_buttons() else None
+    if kernel.kernel() is not None:
+        return await _ask_by_buttons(plan) if kernel.is_attended() and kernel.hears_clicks() else None
     return await asyncio.to_thread(ask_in_terminal, plan)
-
-
-def _kernel() -> Any:
-    """Return the Jupyter kernel this runs in; None elsewhere."""
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython is not None else None
-    return getattr(shell, "kernel", None)
-
-
-def _hears_buttons() -> bool:
-    """Return True where the kernel hears of a click while a cell awaits: from ipykernel 7 on (measured)."""
-    if os.environ.get("CI") or os.environ.get("PAPERMILL_OUTPUT_PATH"):
-        return False
-    with contextlib.suppress(PackageNotFoundError):
-        return int(version("ipykernel").partition(".")[0]) >= 7
-    return False
 
 
 async def _ask_by_buttons(plan: Plan) -> bool | None:

@@ -62,11 +62,32 @@ PlatformErrorKind = Literal[
 ]
 """The error classes that one attempt at a platform can end with."""
 
+_NOT_THEIRS: Final = frozenset({"orchestrai", "IPython", "ipykernel", "asyncio", "concurrent"})
+"""Packages whose frames explain nothing to the person at the notebook."""
+
 ERROR_CLASSES: Final[frozenset[str]] = frozenset(get_args(ErrorClass))
+
+
+def shown_as(error: BaseException, line: str) -> None:
+    """Let IPython show a line in place of an error's traceback; to everybody else the error stays what it is."""
+    error._render_traceback_ = lambda: [line]  # type: ignore[attr-defined]  # IPython's protocol
 
 
 class OrchestraiError(Exception):
     """The root of every error this library raises on purpose."""
+
+    def _render_traceback_(self) -> list[str]:
+        """Return what IPython shows in place of a traceback: the lines of the person's own code, and the message."""
+        from linecache import getline
+        from traceback import walk_tb
+
+        lines = []
+        for frame, number in walk_tb(self.__traceback__):
+            module, code = frame.f_globals.get("__name__", ""), frame.f_code
+            if module == "__main__" or module.partition(".")[0] not in _NOT_THEIRS:
+                source = redact(getline(code.co_filename, number).strip())
+                lines.append(f"  {code.co_name}, line {number}: {source if len(source) <= 100 else source[:99] + '…'}")
+        return [*lines[-3:], f"{type(self).__name__}: {self}"]
 
 
 class InvalidInput(OrchestraiError, ValueError):

@@ -18,6 +18,7 @@ from orchestrai import plan_text, text
 
 if TYPE_CHECKING:
     from orchestrai.plan import Plan, Quota, WindowUse
+    from orchestrai.progress_view import PlatformView, ProgressView
     from orchestrai.result import Result
     from orchestrai.results.batch_result import BatchResult
 
@@ -145,7 +146,7 @@ def _platforms(batch: BatchResult) -> str:
 
 
 def _segment(part: int, whole: int, colour: str) -> str:
-    return f'<span style="display:block;width:{100 * part / whole:.2f}%;background-color:{colour}"></span>'
+    return _part(part / whole, colour)
 
 
 def _rows(batch: BatchResult) -> str:
@@ -203,6 +204,89 @@ def _table(titles: Iterable[str], lines: Iterable[str], *, numbers: Iterable[str
 
 def _line(cells: str) -> str:
     return f'<tr style="background:transparent">{cells}</tr>'
+
+
+_STATUS: Final = {"running": "Running", "finished": "Finished", "cancelled": "Cancelled", "stopped": "Stopped"}
+_PART_COLOURS: Final = {
+    "answered": "#009e73",
+    "reused": "#56b4e9",
+    "failed": _FAILED,
+    "skipped": "#8a8a8a",
+    "cancelled": "#8a8a8a",
+    "running": "#8ccfba",
+}
+
+
+def progress_block(view: ProgressView, note: str = "") -> str:
+    """Return a call at one moment as it stays in a saved notebook: how far, at what cost, who was at work, what failed.
+
+    Args:
+        view: The call.
+        note: What else to say of it.
+    """
+    status = _STATUS.get(view.status, view.status)
+    percent = "" if view.percent is None else f"{int(view.percent)} %"
+    told = " · ".join(_escaped(part) for part in (view.title, view.step, percent, view.done) if part)
+    head = (
+        f'<div style="margin:0 0 2px 0;font-size:15px"><span style="font-weight:600">{_escaped(status)}</span> '
+        f'<span style="{_MUTED}">{told}</span></div>'
+    )
+    bar = _bar([_part(share.share, _PART_COLOURS[share.kind]) for share in view.shares if share.kind in _PART_COLOURS])
+    words = "".join(
+        f'<span style="display:inline-block;margin-right:16px">'
+        f'<span style="color:{_PART_COLOURS.get(share.kind, "#8a8a8a")}">■</span> {_escaped(share.tasks)} {share.kind}</span>'
+        for share in view.shares
+    )
+    parts = [
+        head,
+        bar,
+        f'<div style="margin:0 0 10px 0;font-size:12px">{words}</div>',
+        '<div style="margin:0 0 8px 0">'
+        + " ".join(_sum(title, _escaped(value)) for title, value in view.figures)
+        + "</div>",
+        _at_work(view.platforms),
+    ]
+    if view.errors:
+        kinds = ", ".join(f"{error.tasks} {error.kind}" for error in view.errors)
+        lines = [
+            _line(
+                f'<th scope="row" style="{_TH}">{_escaped(error.kind)}</th>'
+                f'<td style="{_TD};{_NUMBER}">{_escaped(error.tasks)}</td><td style="{_TD}">{_escaped(error.newest)}</td>'
+            )
+            for error in view.errors
+        ]
+        parts.append(
+            f'<details style="margin-top:8px"><summary style="cursor:pointer">Without an answer: {_escaped(kinds)}</summary>'
+            f"{_table(('class', 'tasks', 'newest'), lines, numbers=('tasks',))}</details>"
+        )
+    parts += [f'<div style="margin-top:8px;font-size:12px;{_MUTED}">{_escaped(note)}</div>'] if note else []
+    return _block("".join(parts))
+
+
+def _part(share: float, colour: str) -> str:
+    return f'<span style="display:block;width:{100 * share:.2f}%;background-color:{colour}"></span>'
+
+
+def _at_work(platforms: Sequence[PlatformView]) -> str:
+    """Return a table of platforms, with a line for each of their quota windows."""
+    if not platforms:
+        return ""
+    lines = []
+    for platform in platforms:
+        windows = "".join(
+            f"<div>{_escaped(w.label)}: {'unknown' if w.percent is None else f'{w.percent:.0f} %'}"
+            f"{f' until {_escaped(w.until)}' if w.until else ''}</div>"
+            for w in platform.windows
+        )
+        lines.append(
+            _line(
+                f'<th scope="row" style="{_TH};{_UNBROKEN}">{_escaped(platform.name)}</th>'
+                f'<td style="{_TD}">{_escaped(platform.model)}</td>'
+                f'<td style="{_TD};{_NUMBER}">{_escaped(platform.answers)}</td>'
+                f'<td style="{_TD}">{_escaped(platform.rest)}{windows}</td>'
+            )
+        )
+    return _table(("platform", "model", "answered", "quota"), lines, numbers=("answered",))
 
 
 def plan_block(plan: Plan) -> str:

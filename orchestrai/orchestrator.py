@@ -40,7 +40,7 @@ from orchestrai.engine.engine import (
 from orchestrai.engine.item import Item
 from orchestrai.engine.loop import EngineLoop, Errand, engine_loop, rare_collections
 from orchestrai.engine.prepare import Preparer
-from orchestrai.errors import BatchStopped, InvalidInput, LedgerError, nearest
+from orchestrai.errors import BatchStopped, InvalidInput, LedgerError, nearest, shown_as
 from orchestrai.explanation import Explanation
 from orchestrai.handle import Handle
 from orchestrai.intake import Intake
@@ -62,7 +62,8 @@ from orchestrai.platforms.discovery import Finding
 from orchestrai.platforms.listing import PlatformListing
 from orchestrai.platforms.protocol import Platform, QuotaReading
 from orchestrai.pricing import PriceList
-from orchestrai.progress_line import show_progress
+from orchestrai.progress_display import interrupted, open_screen, showing
+from orchestrai.progress_view import Watch
 from orchestrai.result import Result
 from orchestrai.results.batch_result import BatchResult
 from orchestrai.routing.explain import sheet
@@ -318,11 +319,11 @@ class Orchestrator:
         self._preflight.pass_sync(self.last_plan, call.get("confirm"))
         self.last_batch = batch.finish()
 
-        async def work() -> None:
-            with show_progress(run.progress, call.get("progress") or self.settings.progress):
-                await self._settled(batch, run.execute(batch.prepared.items, batch.prepared.refused, draft))
-
-        return Handle(run, Errand(engine_loop(), work(), run.stop), batch.finish)
+        work = self._settled(batch, run.execute(batch.prepared.items, batch.prepared.refused, draft))
+        errand = Errand(engine_loop(), work, run.stop)
+        watch = self._watch(run)
+        screen = open_screen(watch, call.get("progress") or self.settings.progress, errand.stop, keep=True)
+        return Handle(run, errand, batch.finish, watch, screen)
 
     @signature_of(batch)
     def as_completed(self, prompts: Any, **options: Unpack[CallOptions]) -> AsyncIterator[Result]:
@@ -566,7 +567,7 @@ class Orchestrator:
         """Run a batch whose draft has passed."""
         run, prepared = batch.run, batch.prepared
         errand = Errand(engine_loop(), run.execute(prepared.items, prepared.refused, draft), run.stop)
-        with show_progress(run.progress, batch.call.get("progress") or self.settings.progress):
+        with showing(self._watch(run), batch.call.get("progress") or self.settings.progress, errand.stop):
             return await self._settled(batch, errand.wait())
 
     async def _settled(self, batch: BatchCall, work: Awaitable[object]) -> BatchResult:
@@ -576,10 +577,16 @@ class Orchestrator:
         except LedgerError as error:
             error.result = batch.finish()
             raise
+        except asyncio.CancelledError as error:
+            shown_as(error, interrupted(batch.run.progress))
+            raise
         finally:
             result = self.last_batch = batch.finish()
         _raise_if_stopped(batch.run, result)
         return result
+
+    def _watch(self, run: Run) -> Watch:
+        return Watch(run, lambda: quota_of(self._around, run.engine))
 
     def _batch_call(self, intake: Intake, call: Mapping[str, Any]) -> BatchCall:
         batch = BatchCall(self._around, intake, call, self._again, self._run_plan)

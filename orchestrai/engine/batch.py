@@ -13,7 +13,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from orchestrai.engine.attempt import attempt
 from orchestrai.engine.books import Books, RunOptions
@@ -45,6 +45,19 @@ _NOTHING: Final[Mapping[int, Result]] = {}
 _NO_LIMITS: Final = Limits()
 _BUSY_S: Final = 0.25  # between looks at a window of which others hold what is left
 _WAITED_S: Final = 90.0  # for a window that begins anew; a later one ends the lane for this call
+
+
+class LaneUse(NamedTuple):
+    """A lane that a call uses, at one moment: requests at once and places for them, pace [1/s], rest and why."""
+
+    platform: str
+    model: str
+    waiting: int
+    in_flight: int
+    places: int
+    pace: float | None
+    rests_s: float | None
+    why: ErrorClass | None
 
 
 class _Queue:
@@ -267,6 +280,18 @@ class Run:
         self.progress.ended = self.progress.started + self.progress.elapsed_s
         self.books.close_call(self.status, self.progress.settled, self.limits.call)
         await self.journal.drain()
+
+    def lanes(self) -> list[LaneUse]:
+        """Return the lanes that this call uses, in the order of their first use; from any thread."""
+        now = self.engine.loop.loop.time()
+        used = []
+        for (platform, model), queue in list(self._queues.items()):
+            admission = queue.lane.admission
+            until = admission.resting_until
+            rests_s = None if until is None else until - now
+            places = (len(queue.items), admission.in_flight, admission.limit)
+            used.append(LaneUse(platform, model, *places, admission.pace, rests_s, admission.why))
+        return used
 
     # Queues and workers.
 

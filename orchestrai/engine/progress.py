@@ -26,9 +26,12 @@ class Progress:
         cost: Cash so far [USD]; the sum of what is known.
         unpriced: Answers of unknown cost; with them `cost` is a lower bound.
         list_cost: What it would have cost on paid APIs so far [USD]; the sum of what is known.
-        tokens: Input and output so far [tokens].
+        tokens: Input and output so far, of reused answers too [tokens].
+        saved: List price less cash so far [USD], where both are known; reused answers included.
         errors: Failed tasks by error class.
+        newest_errors: The newest error of each class, in its own words.
         by_platform: Answers by platform.
+        step: What a display calls the step of a chain that this is; None for none.
     """
 
     total: int | None = None
@@ -43,8 +46,11 @@ class Progress:
     unpriced: int = 0
     list_cost: Decimal = Decimal(0)
     tokens: int = 0
+    saved: Decimal = Decimal(0)
     errors: Counter[str] = field(default_factory=Counter)
+    newest_errors: dict[str, str] = field(default_factory=dict)
     by_platform: Counter[str] = field(default_factory=Counter)
+    step: str | None = None
     started: float = field(default_factory=time.monotonic)
     ended: float | None = None
 
@@ -86,6 +92,8 @@ class Progress:
             self.cancelled += 1
         if result.error_class is not None and status != "cancelled":
             self.errors[result.error_class] += 1
+            where = f"{result.platform}: " if result.platform else ""
+            self.newest_errors[result.error_class] = f"{where}{result.error}"
         self.reused += result.reused
         if result.attempts > 1:
             self.retries += result.attempts - 1
@@ -93,8 +101,9 @@ class Progress:
             self.unpriced += 1
         elif result.cost:
             self.cost += result.cost
-        if result.reused:
-            return
         if result.list_cost is not None:
-            self.list_cost += result.list_cost
+            if result.cost is not None and result.list_cost is not result.cost:
+                self.saved += result.list_cost - result.cost
+            if not result.reused:
+                self.list_cost += result.list_cost
         self.tokens += (result.usage.input_tokens or 0) + (result.usage.output_tokens or 0)
