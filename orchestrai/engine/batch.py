@@ -231,14 +231,14 @@ class Run:
             except LedgerError as error:
                 self._break(error)  # who waits for these tasks learns it from the call
                 raise
+        late = []  # equal to a task that was settled while the ledger was read
         for copy, first in draft.copies:
-            copies = first.copies
-            if first not in self._unsettled:  # settled while the ledger was read
-                draft.fresh.append(copy)
-            elif copies is None:
+            if first not in self._unsettled:
+                late.append(copy)
+            elif first.copies is None:
                 first.copies = [copy]
             else:
-                copies.append(copy)
+                first.copies.append(copy)
         self._primaries.update((item.key, item) for item in (*draft.fresh, *(item for item, _, _ in draft.reused)))
         if self.status != "running":  # stopped already, by a refused row or by a close
             return
@@ -251,6 +251,8 @@ class Run:
             self._place(item)
         self._pump_all()
         self._changed.set()
+        if late:
+            await self.feed(late)
 
     def close_input(self) -> None:
         """Say that no more tasks will come."""
