@@ -10,11 +10,13 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from orchestrai.ledger.reservations import MeterState
 from orchestrai.limits.quota import SPAN_S, Meter
+from orchestrai.routing.alike import UNPRICED, Alike
 from orchestrai.routing.estimate import UNKNOWN, Experience, most
 from orchestrai.routing.offers import Offer, Route
 from orchestrai.routing.windows import used_up
@@ -22,7 +24,6 @@ from orchestrai.task import Task
 
 _LAST: Final = 1 << 30  # rank of what has no place in an order
 _SECOND: Final = 1_000_000  # µs
-_UNPRICED: Final = 10**15  # pico-dollars: what has no price may cost anything, and is taken last
 
 
 class Planned(Protocol):
@@ -120,16 +121,6 @@ class Outline:
     bound: int = 0
 
 
-class _Class(NamedTuple):
-    """Alike tasks."""
-
-    task: Task
-    size: int
-    route: Route
-    columns: tuple[int, ...]  # its offers, best first
-    cash: tuple[int, ...]  # expected at each of them [pico-USD]
-
-
 def outline(items: Sequence[Planned], outlook: Outlook, limits: Limits, preferences: Mapping[str, Any]) -> Outline:
     """Decide which task goes where.
 
@@ -155,7 +146,7 @@ class _Planning:
         self._preferences = preferences
         self._offers: list[Offer] = []
         self._columns: dict[int, int] = {}  # by the offer's identity
-        self._classes: list[_Class] = []
+        self._classes: list[Alike] = []
         self._counts: list[int] = []
         self._allowed: dict[tuple[int, bool], Route] = {}
         self._kept: list[Route] = []  # whose identities are keys
@@ -199,47 +190,43 @@ class _Planning:
         cash = sum(
             one.cash[0] * count
             for one, count in zip(self._classes, self._counts, strict=True)
-            if one.columns and one.cash[0] < _UNPRICED
+            if one.columns and one.cash[0] < UNPRICED
         )
         return Outline([routes[number] for number in numbers], numbers, self._told(), cash=cash, bound=cash)
 
     def assigned(self, items: Sequence[Planned], numbers: array[int]) -> Outline:
-        """Return the plan that costs least under the windows that bind."""
+        """Return the plan that costs least under the windows that bind.
+
+        Tasks of one class are alike but for their priority: the more urgent ones take its better places. Where there
+        is no place for all, each priority is planned by itself, the most urgent first.
+        """
+        from orchestrai.routing.places import Placing  # loads numpy, which is needed where a window binds
+
         capacities = {meter.id: self._outlook.capacity(meter) for meter in self._meters()}
-        left = {name: capacity for name, capacity in capacities.items() if capacity is not None}
-
-        def regret(at: int) -> tuple[int, int, int]:
-            one = self._classes[numbers[at]]
-            dearest = max(one.cash, default=0) - min(one.cash, default=0)
-            priority = items[at].task.priority
-            return (5 if priority is None else priority), -dearest, at
-
-        routes: list[Route | None] = [None] * len(items)
-        cash = 0
-        for at in sorted(range(len(items)), key=regret):
-            one = self._classes[numbers[at]]
-            taken = None
-            for column, price in zip(one.columns, one.cash, strict=True):
-                uses = [(m, a) for m, a in self._uses(one, self._offers[column], price) if m.id in left]
-                if all(amount <= left[meter.id] for meter, amount in uses):
-                    for meter, amount in uses:
-                        left[meter.id] -= amount
-                    taken, cash = column, cash + (price if price < _UNPRICED else 0)
-                    break
-            routes[at] = self._route(one, taken)
-        binding = tuple(meter for meter in self._meters() if meter.id in left and left[meter.id] <= 0)
-        return Outline([route for route in routes if route is not None], numbers, self._told(), binding, cash, cash)
+        room = {name: capacity for name, capacity in capacities.items() if capacity is not None}
+        priorities = [5 if item.task.priority is None else item.task.priority for item in items]
+        order = sorted(range(len(items)), key=priorities.__getitem__)
+        placing = Placing(self._classes, len(self._offers), self._uses_at, room)
+        placing.place(order, numbers)
+        if placing.short and priorities[order[0]] != priorities[order[-1]]:
+            placing = Placing(self._classes, len(self._offers), self._uses_at, room)
+            for _, alike in groupby(order, priorities.__getitem__):
+                placing.place(list(alike), numbers)
+        routes = [self._route(self._classes[number], placing.columns[at]) for at, number in enumerate(numbers)]
+        binding = tuple(meter for meter in self._meters() if meter.id in placing.binding)
+        return Outline(routes, numbers, self._told(), binding, placing.cash, placing.cash - placing.gap)
 
     # Classes.
 
-    def _class(self, task: Task, size: int, route: Route) -> _Class:
+    def _class(self, task: Task, size: int, route: Route) -> Alike:
         route = self._within_limits(task, route)
         if len(route.offers) == 1 and not self._limits.counts_cash and not route.offers[0].meters:
-            return _Class(task, size, route, (self._column(route.offers[0]),), (0,))
+            return Alike(task, size, route, (self._column(route.offers[0]),), (0,), (0,))
         costs = [self._cash(task, size, offer) for offer in route.offers]
         order = sorted(range(len(costs)), key=lambda i: self._preference(task, route.offers[i], costs[i], i))
         columns = tuple(self._column(route.offers[i]) for i in order)
-        return _Class(task, size, route, columns, tuple(costs[i] for i in order))
+        late = tuple(self._late(task, route.offers[i]) for i in order)
+        return Alike(task, size, route, columns, tuple(costs[i] for i in order), late)
 
     def _told(self) -> list[tuple[Task, int, int]]:
         return [(one.task, one.size, count) for one, count in zip(self._classes, self._counts, strict=True)]
@@ -290,21 +277,25 @@ class _Planning:
         if offer.tier != "paid":
             return 0
         if offer.price is None:
-            return _UNPRICED
+            return UNPRICED
         experience = self._outlook.experience.get(offer.model, UNKNOWN)
         cost = offer.price.pico(experience.usage(task, size, "expected"))
-        return _UNPRICED if cost is None else cost
+        return UNPRICED if cost is None else cost
 
     def _preference(self, task: Task, offer: Offer, cash: int, place: int) -> tuple[Any, ...]:
-        """Return what orders the offers of a task: its hints, cash, the tier, its type, expected time, then their order."""
-        hints = task.platforms
-        hint = hints.index(offer.platform.name) if offer.platform.name in hints else len(hints)
+        """Return what orders the offers of a task: its hints, its cash, the tier, its type, expected time, then their order."""
         suited = self._preferences.get(task.type or "")
         order = suited.order if suited is not None else ()
         suits = order.index(offer.platform.name) if offer.platform.name in order else _LAST
         seconds = self._outlook.experience.get(offer.model, UNKNOWN).seconds
         tier = {"free": 0, "local": 0, "subscription": 1, "paid": 2}[offer.tier]
-        return hint, offer.platform.demo, cash, tier, suits, seconds is None, seconds or 0.0, place
+        return self._late(task, offer), cash, tier, suits, seconds is None, seconds or 0.0, place
+
+    def _late(self, task: Task, offer: Offer) -> int:
+        """Return how many platforms come before this one whatever it costs: those of hints, and all before the demo."""
+        hints = task.platforms
+        late = hints.index(offer.platform.name) if offer.platform.name in hints else len(hints)
+        return 2 * late + offer.platform.demo
 
     def _meters(self) -> list[Meter]:
         found = {meter.id: meter for offer in self._offers for meter in offer.meters}
@@ -313,7 +304,11 @@ class _Planning:
                 found.update({meter.id: meter for meter in self._limits.budgets(one.task, self._offers[column])})
         return list(found.values())
 
-    def _uses(self, one: _Class, offer: Offer, cash: int) -> list[tuple[Meter, int]]:
+    def _uses_at(self, one: Alike, place: int) -> list[tuple[Meter, int]]:
+        """Return what a task of a class uses at one of its offers, by meter."""
+        return self._uses(one, self._offers[one.columns[place]], one.cash[place])
+
+    def _uses(self, one: Alike, offer: Offer, cash: int) -> list[tuple[Meter, int]]:
         """Return what a task of a class uses at an offer, by meter."""
         uses = []
         for meter in offer.meters:
@@ -329,7 +324,7 @@ class _Planning:
                 uses.append((meter, cash))
         return uses + [(meter, cash) for meter in self._limits.budgets(one.task, offer) if offer.tier == "paid"]
 
-    def _route(self, one: _Class, column: int | None) -> Route:
+    def _route(self, one: Alike, column: int | None) -> Route:
         """Return the route of a task that takes an offer, with the others behind it; or one without any, and why."""
         key = (id(one), column)
         known = self._routes.get(key)
@@ -351,7 +346,7 @@ class _Planning:
             return state.resets_at
         return self._outlook.now + SPAN_S[meter.window.per] * _SECOND
 
-    def _nowhere(self, one: _Class) -> Route:
+    def _nowhere(self, one: Alike) -> Route:
         """Return a route without an offer, and what its platforms have no room in."""
         excluded = dict(one.route.excluded)
         lacks: Literal["window", "budget"] | None = None
