@@ -8,9 +8,13 @@ import socket
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from orchestrai.errors import ModelMissing
 from orchestrai.platforms import model_file
+
+settings.register_profile("shared machine", deadline=None)  # how long an example takes says nothing there
+settings.load_profile("shared machine")
 
 _KEEP = ("ORCHESTRAI_TEST_SCALE", "ORCHESTRAI_GGUF")
 _KEYS = ("OPENAI_", "ANTHROPIC_", "GEMINI_", "GOOGLE_", "GROQ_", "OPENROUTER_", "CLAUDE", "CODEX_")

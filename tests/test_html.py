@@ -5,7 +5,7 @@ from decimal import Decimal
 from html.parser import HTMLParser
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrai import html, text
@@ -145,7 +145,6 @@ def every_html(s: str) -> list[str]:
     return [*map(html.result_block, values), html.batch_block(batch_of(s)), html.batch_block(batch_of(s)[:3])]
 
 
-@settings(deadline=None)
 @given(any_text)
 def test_no_text_becomes_markup(s):
     for markup, harmless in zip(every_html(s), every_html("word"), strict=True):

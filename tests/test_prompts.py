@@ -42,7 +42,7 @@ def escaped(text: str) -> str:
 # --- the text of a template ------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(st.lists(st.tuples(literals, labels), max_size=6), literals, st.data())
 def test_a_template_is_its_literals_and_the_cells_of_whole_labels(parts, last, data):
     text = "".join(f"{escaped(literal)}{{{label}}}" for literal, label in parts) + escaped(last)
@@ -54,7 +54,7 @@ def test_a_template_is_its_literals_and_the_cells_of_whole_labels(parts, last, d
     assert template.render(values.__getitem__) == expected
 
 
-@settings(max_examples=4000, deadline=None)
+@settings(max_examples=4000)
 @given(st.text(st.sampled_from("{}ab.[]0!r:>9 "), max_size=30))
 def test_any_text_is_a_template_of_plain_labels_or_refused_with_a_position(text):
     try:

@@ -631,7 +631,7 @@ plain_values = {
 prose = st.text(st.characters(codec="utf-8", blacklist_characters='{}"`'), max_size=30)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     st.dictionaries(
         st.text(st.characters(codec="utf-8"), max_size=8), st.sampled_from(sorted(plain_values)), min_size=1, max_size=5
@@ -660,7 +660,7 @@ def test_what_a_schema_allows_is_read_back_from_prose_and_fences(kinds, before, 
             compiled.parse(written[:cut])
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(
     st.builds(
         Tree,
@@ -675,7 +675,7 @@ def test_a_model_is_read_back_as_it_was(tree):
     assert schema.row(tree) == tree.model_dump()
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(
     st.sampled_from(EVERY_KIND),
     st.one_of(

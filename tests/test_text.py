@@ -6,7 +6,7 @@ import unicodedata
 from decimal import Decimal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrai import text
@@ -91,7 +91,6 @@ def length_shown(c: str) -> int:
     return 6 if c in "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069" else 1
 
 
-@settings(deadline=None)
 @given(any_text)
 def test_whatever_a_model_says_every_display_can_be_printed(s):
     for shown in every_text(s):
@@ -99,7 +98,6 @@ def test_whatever_a_model_says_every_display_can_be_printed(s):
         shown.encode("utf-8")
 
 
-@settings(deadline=None)
 @given(any_text)
 def test_printable_is_idempotent_and_leaves_ordinary_text_alone(s):
     once = text.printable(s)
@@ -113,7 +111,6 @@ def test_a_bidi_control_is_named_not_obeyed():
     assert text.printable("a\r\nb\tc") == "a\nb\tc"
 
 
-@settings(deadline=None)
 @given(any_text, st.integers(1, 90))
 def test_an_excerpt_is_one_line_of_at_most_its_width(s, width):
     shown = text.excerpt(s, width)
@@ -149,7 +146,6 @@ def test_money_reads_well_at_every_size(amount, shown):
     assert text.money(None if amount is None else Decimal(amount)) == shown
 
 
-@settings(deadline=None)
 @given(st.decimals("-1e9", "1e9", allow_nan=False, places=12))
 def test_money_is_right_to_half_a_percent_and_only_nothing_is_zero(amount):
     shown = Decimal(text.money(amount).replace("$", "").replace(",", ""))

@@ -131,7 +131,7 @@ WORDS = st.lists(
 ).map("".join)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(text=WORDS, name=st.sampled_from(["o200k_base", "cl100k_base"]))
 def test_a_clean_cut_changes_no_token(text, name):
     encode = tokens._encoding(name).encode_ordinary

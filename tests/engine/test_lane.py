@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrai.engine.lane import Lane, TurnedAway
@@ -151,7 +151,6 @@ def test_who_can_go_elsewhere_is_turned_away_from_an_outage_sooner_than_who_cann
 STEPS = st.lists(st.sampled_from(["ask", "cancel first", "cancel last", "end", "fail", "widen", "turn"]), max_size=60)
 
 
-@settings(deadline=None)
 @given(STEPS, st.integers(1, 4))
 def test_no_order_of_events_exceeds_or_loses_a_place(steps, limit):
     async def play():

@@ -41,7 +41,7 @@ STEPS = st.lists(BEGIN | END | END | PASS, max_size=120)
 TOLD_LIMITS = st.none() | st.floats(1, 6000)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(STEPS, st.integers(1, 12), st.integers(1, 40), TOLD_LIMITS, TOLD_LIMITS)
 def test_the_laws_of_a_lane_hold_in_every_order_of_events(steps, start, ceiling, rpm, tpm):
     lane = Admission(start, ceiling, rpm=rpm, tpm=tpm)

@@ -247,7 +247,7 @@ def test_the_allowance_lasts_while_most_is_answered(share):
 # Limits that settings tell, whatever they are.
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     rpm=st.floats(10, 6000),
     tpm=st.floats(1000, 1e6),

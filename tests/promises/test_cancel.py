@@ -98,7 +98,7 @@ def test_a_cancelled_call_leaves_nothing_open_and_keeps_what_it_showed(tmp_path,
         faults=lambda prompt, attempt: "connection" if attempt == 0 and prompt.endswith("7") else None,
     )
     with Orchestrator(tmp_path, platforms=[platform]) as orch:
-        for turn in range(scaled(100, 8)):
+        for turn in range(scaled(334, 8)):
             prompts = [f"turn {turn} task {i}" for i in range(60)]
             shown = {result.task.prompt for result in cancelled(orch, prompts, chance) if result.success}
             assert left_open(orch.ledger_path) == NOTHING

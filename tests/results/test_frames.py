@@ -7,7 +7,7 @@ from typing import Literal
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
@@ -287,7 +287,6 @@ def test_an_attribute_of_somebody_else_is_no_permission():
         assert "kind" in BatchResult([good()], frame=frame).df
 
 
-@settings(deadline=None)
 @given(st.lists(st.one_of(st.none(), st.text(st.characters())), max_size=5))
 def test_whatever_the_answers_are_there_is_a_frame(answers):
     results = [good(a) if a is not None else bad() for a in answers]

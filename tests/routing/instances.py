@@ -43,7 +43,13 @@ class Call(NamedTuple):
 
 
 def random_call(
-    seed: int, units: tuple[str, ...], tasks: int = 200, offers: int = 8, *, everywhere: bool = True
+    seed: int,
+    units: tuple[str, ...],
+    tasks: int = 200,
+    offers: int = 8,
+    *,
+    everywhere: bool = True,
+    exactly: bool = False,
 ) -> Call:
     """Return a call of up to so many tasks and offers, whose windows count these units.
 
@@ -53,10 +59,11 @@ def random_call(
         tasks: How many tasks it has at most.
         offers: How many offers at most.
         everywhere: One paid platform takes whatever the others cannot.
+        exactly: It has just so many tasks and offers.
     """
     chance = random.Random(seed)
     platforms, windows = [], {}
-    for number in range(chance.randint(2, offers)):
+    for number in range(offers if exactly else chance.randint(2, offers)):
         last_resort = everywhere and number == 0
         tier = "paid" if last_resort else chance.choice(["free", "free", "subscription", "paid"])
         prices = {"input_mtok": str(chance.randint(1, 400) / 100), "output_mtok": str(chance.randint(1, 1500) / 100)}
@@ -70,7 +77,7 @@ def random_call(
             )
     router = Router(platforms, PriceList(), windows=windows)
     items = []
-    for number in range(chance.randint(max(1, tasks // 4), tasks)):
+    for number in range(tasks if exactly else chance.randint(max(1, tasks // 4), tasks)):
         size = 1 + int(chance.lognormvariate(6, 1))
         task = Task(f"{number}", max_tokens=chance.choice([None, 50, 500]))
         if not everywhere and chance.random() < 0.2:

@@ -53,7 +53,7 @@ def test_cheapest_first_in_the_order_of_the_input_pays_more():
     assert sum(greedy_cash(call) for call in calls) > 1.05 * sum(cash_of_plan(call, call.plan()) for call in calls)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 10**6), st.sampled_from([REQUESTS, ("tokens",), ALL]), st.booleans(), st.data())
 def test_a_plan_breaks_no_window_no_hint_no_capability_and_no_cap(seed, units, everywhere, data):
     call = random_call(seed, units, tasks=60, everywhere=everywhere)
@@ -127,7 +127,7 @@ def test_a_hint_gets_the_place_that_is_left_whatever_it_costs_the_others():
     assert found.placed.tolist() == [[0, 1, 0], [1, 0, 0]]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 10**6))
 def test_no_assignment_is_cheaper_than_the_bound_of_its_relaxation(seed):
     chance = np.random.default_rng(seed)
