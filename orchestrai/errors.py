@@ -7,6 +7,7 @@
     │   ├── InvalidSchema
     │   ├── InvalidSettings
     │   ├── InvalidFile                     a batch file: names file, row and field
+    │   ├── InvalidQuery                    SQL over the ledger: shows where
     │   └── ColumnExists
     ├── NoPlatform                          nothing configured can answer
     ├── NoOrchestrator                      a hand-off needs one, and none of its parent's ledger is open
@@ -112,6 +113,10 @@ class InvalidSettings(InvalidInput):
 
 class InvalidFile(InvalidInput):
     """A batch file cannot be read; the message names the file, the row and the field."""
+
+
+class InvalidQuery(InvalidInput):
+    """A query over the ledger cannot be run, or is no SELECT; the message shows where."""
 
 
 class ColumnExists(InvalidInput):

@@ -106,6 +106,11 @@ def version() -> str:
     return genai_prices.__version__
 
 
+def provider_ids() -> list[str]:
+    """Return the ids of the providers that have a list."""
+    return list(_providers())
+
+
 def model_ids(provider: str) -> list[str]:
     """Return the ids of the models on the list of a provider; none for a provider that is not listed."""
     found = _providers().get(provider)

@@ -26,6 +26,7 @@ from orchestrai.calls import (
     read_batch,
     refuse_stale,
 )
+from orchestrai.costs.costs import Costs
 from orchestrai.engine.batch import Run
 from orchestrai.engine.call import Call
 from orchestrai.engine.draft import Draft
@@ -125,6 +126,8 @@ class Orchestrator:
             self._opened,
         )
         self._preflight = Preflight(self._around)
+        self.costs = Costs(lambda: self._opened().ledger, self._around.prices)
+        """What was spent, saved and waited for: questions, plots, SQL, exports, and what is to be forgotten."""
         self._engine: Engine | None = None
         self._platforms: tuple[Platform, ...] = ()  # those that are open with it
         self._forgotten: weakref.finalize[..., Orchestrator] | None = None
@@ -486,6 +489,7 @@ class Orchestrator:
         """End connections, make everything durable and let go of the ledger; closing twice is harmless."""
         if self._engine is not None:
             self._engine.loop.refuse_inside()
+        self.costs.close()
         with self._opening:
             engine, self._engine = self._engine, None
         if engine is not None:
@@ -501,6 +505,7 @@ class Orchestrator:
             self._forgotten.detach()
         self._opening = threading.Lock()
         self._runs = weakref.WeakSet()
+        self.costs.start_anew()
 
     def __enter__(self) -> Self:
         return self

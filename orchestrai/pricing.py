@@ -76,7 +76,7 @@ def from_pico(pico: int | None) -> Decimal | None:
     return _EXACT.scaleb(pico, -12) if pico else Decimal(0)
 
 
-class _Rates(NamedTuple):
+class Rates(NamedTuple):
     """Charges of one tier, in whole parts of a pico-USD; None where the price has no such class."""
 
     input: int
@@ -120,7 +120,7 @@ class Price:
     match: PriceMatch
     price_id: str = field(init=False)
     _thresholds: tuple[int, ...] = field(init=False, repr=False, compare=False)
-    _rates: tuple[_Rates, ...] = field(init=False, repr=False, compare=False)
+    _rates: tuple[Rates, ...] = field(init=False, repr=False, compare=False)
     _parts: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -180,6 +180,16 @@ class Price:
             parts = _divided_half_even(parts, self._parts)
         return parts if parts < _MOST_PICO else None
 
+    def charges(self) -> tuple[int, tuple[tuple[int, Rates], ...]]:
+        """Return what a token costs, for arithmetic elsewhere that must come to the same as `pico`.
+
+        Returns:
+            The number of parts of a pico-USD that charges are counted in; and for each tier, the rising one after the
+            other, the input above which it holds [tokens] and its charges [parts]. The sum of a request is divided by
+            the parts, half-even.
+        """
+        return self._parts, tuple(zip((-1, *self._thresholds), self._rates, strict=True))
+
     def row(self) -> dict[str, str | None]:
         """Return this price as a row of the ledger's table `prices`.
 
@@ -225,7 +235,7 @@ def _digits_below_pico(price: Decimal) -> int:
     return max(0, -6 - exponent)
 
 
-def _rates(units: Mapping[str, Decimal], digits: int) -> _Rates:
+def _rates(units: Mapping[str, Decimal], digits: int) -> Rates:
     def parts(price: Decimal | None, per: int) -> int | None:
         return None if price is None else int(_EXACT.scaleb(price, 12 - per + digits))
 
@@ -233,7 +243,7 @@ def _rates(units: Mapping[str, Decimal], digits: int) -> _Rates:
     assert plain is not None
     read, written = parts(units.get("cache_read_mtok"), 6), parts(units.get("cache_write_mtok"), 6)
     reasoning = parts(units.get("output_reasoning_mtok"), 6)
-    return _Rates(
+    return Rates(
         plain,
         plain if read is None else read,
         plain if written is None else written,

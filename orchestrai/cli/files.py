@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import orjson
 
 from orchestrai.errors import InvalidFile, InvalidInput, nearest
+from orchestrai.results.files import NEEDS_PYARROW
 from orchestrai.task import TASK_OPTIONS, Task
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 KINDS: Final = ("json", "jsonl", "csv", "parquet")
 """The kinds of batch files, by the ending of their name."""
 
-NEEDS_PYARROW: Final = 'Parquet needs pyarrow: pip install "orchestrai[parquet]"'
 
 _METADATA: Final = "metadata"  # joins the tags
 _SEPARATORS: Final = (",", ";", "\t")  # the first that the header holds

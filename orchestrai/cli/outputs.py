@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import csv
 import importlib.util
 import os
-import re
-import secrets
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
-from orchestrai.cli.files import NEEDS_PYARROW, kind_of
+from orchestrai.cli.files import kind_of
 from orchestrai.cli.records import batch_record, json_text, result_record
 from orchestrai.errors import InvalidFile
+from orchestrai.results.files import NEEDS_PYARROW, refusals, replacing, write_csv, write_parquet
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from orchestrai.results.batch_result import BatchResult
-
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")  # what spreadsheets take for the beginning of a formula (OWASP)
-_NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")  # begins like one and is none
 
 
 def check_output(path: Path, source: Path | None = None) -> None:
@@ -48,7 +39,7 @@ def check_writable(path: Path) -> None:
     Raises:
         InvalidFile: It cannot; the message says why.
     """
-    with _refusals(path):
+    with refusals(path):
         folder = path.resolve().parent
         if path.is_dir():
             raise InvalidFile(f"{path}: this is a folder, not a file.")
@@ -77,9 +68,9 @@ def write_batch(path: Path, batch: BatchResult) -> None:
             with temporary.open("w", encoding="utf-8", newline="\n") as file:
                 file.writelines(json_text(result_record(result)) + "\n" for result in batch)
         elif kind == "csv":
-            _write_csv(temporary, batch.to_pandas())
+            write_csv(temporary, batch.to_pandas())
         else:
-            _write_parquet(temporary, batch.to_pandas())
+            write_parquet(temporary, batch.to_pandas())
 
 
 def write_text(path: Path, text: str) -> None:
@@ -90,102 +81,3 @@ def write_text(path: Path, text: str) -> None:
     """
     with replacing(path) as temporary:
         temporary.write_bytes(text.encode("utf-8", "replace"))
-
-
-@contextlib.contextmanager
-def replacing(path: Path, *, keep: bool = True) -> Iterator[Path]:
-    """Give a new name in the folder of a file, which takes the file's place once it is written and on disk.
-
-    Args:
-        path: The file to replace; where it is a link, what it points at.
-        keep: False takes the new file away instead.
-
-    Raises:
-        InvalidFile: It cannot be written. The file is as it was.
-    """
-    with _refusals(path):
-        target = path.resolve()
-        temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.tmp")
-        try:
-            yield temporary
-            if keep:
-                if target.exists():
-                    temporary.chmod(target.stat().st_mode & 0o777)
-                with temporary.open("rb+") as file:
-                    os.fsync(file.fileno())
-                temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _refusals(path: Path) -> Iterator[None]:
-    """Make an error of the system one that names the file."""
-    try:
-        yield
-    except OSError as error:
-        raise InvalidFile(f"{path}: cannot be written ({error.strerror or error}).") from None
-
-
-def _write_csv(path: Path, frame: pd.DataFrame) -> None:
-    frame = _with_index(frame)
-    cells = {number: _safe_column(frame.iloc[:, number]) for number in range(frame.shape[1])}
-    # Rows end in a line feed, so the writer takes a carriage return for an ordinary character: then quote all text.
-    bare = any(isinstance(cell, str) and "\r" in cell for column in cells.values() for cell in column)
-    type(frame)(cells).set_axis([_safe(str(label)) for label in frame.columns], axis=1).to_csv(
-        path,
-        index=False,
-        encoding="utf-8",
-        lineterminator="\n",
-        quoting=csv.QUOTE_NONNUMERIC if bare else csv.QUOTE_MINIMAL,
-    )
-
-
-def _with_index(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the frame with an index of its own as columns; row numbers are left out."""
-    import pandas as pd
-
-    return frame if isinstance(frame.index, pd.RangeIndex) else frame.reset_index(allow_duplicates=True)
-
-
-def _safe_column(column: pd.Series[Any]) -> pd.Series[Any]:
-    import pandas as pd
-
-    column = column.reset_index(drop=True)
-    if pd.api.types.is_object_dtype(column) or pd.api.types.is_string_dtype(column):
-        return column.astype(object).map(_safe)
-    return column
-
-
-def _safe(value: Any) -> Any:
-    """Return a cell as CSV holds it: nested values as JSON, and no text that a spreadsheet would run."""
-    from orchestrai.prompts import cell_text
-
-    if isinstance(value, list | tuple | dict | set) or getattr(value, "ndim", False):
-        value = cell_text(value)
-    if isinstance(value, str) and value.startswith(_FORMULA) and not _NUMBER.fullmatch(value):
-        return f"'{value}"
-    return value
-
-
-def _write_parquet(path: Path, frame: pd.DataFrame) -> None:
-    import pyarrow as pa  # type: ignore[import-untyped]  # it ships no types
-
-    columns = {}
-    for number in range(frame.shape[1]):
-        column = frame.iloc[:, number]
-        if column.dtype == object:
-            try:
-                pa.array(column, from_pandas=True)
-            except (pa.ArrowException, OverflowError):  # several types in one column
-                column = column.map(_as_text)
-        columns[number] = column
-    whole = type(frame)(columns, index=frame.index).set_axis(frame.columns, axis=1)
-    whole.attrs = frame.attrs
-    whole.to_parquet(path, engine="pyarrow")
-
-
-def _as_text(value: Any) -> str | None:
-    from orchestrai.prompts import cell_text, is_missing
-
-    return None if is_missing(value) else cell_text(value)

@@ -124,7 +124,7 @@ def answer_frame(
     ours = _columns(results, into, schema, sampled=sampled, details=details, money=money)
     made: list[Any] = []
     if frame is None:
-        prompts = _texts([text.prompt_text(r.task.prompt) for r in results])
+        prompts = text_column([text.prompt_text(r.task.prompt) for r in results])
         kept = pd.DataFrame({"prompt": prompts}, index=pd.RangeIndex(len(results)))
     else:
         # Also what an earlier call of the same name knew beside its answer: it is not true of the new one.
@@ -205,7 +205,7 @@ def _columns(
 
 def _answer(results: Sequence[Result], into: str | None, schema: AnswerSchema | None) -> list[_Column]:
     if not _has_fields(schema):
-        return [(_prefix(into), lambda: _texts([r.output for r in results]))]
+        return [(_prefix(into), lambda: text_column([r.output for r in results]))]
     rows = [{} if r.parsed is None else schema.row(r.parsed) for r in results]
     return [
         (label, partial(_field, rows, field))
@@ -217,7 +217,7 @@ def _field(rows: list[dict[str, Any]], field: AnswerField) -> Any:
     return _typed([row.get(field.name) for row in rows], field.dtype)
 
 
-def _texts(values: list[str | None]) -> Any:
+def text_column(values: list[str | None]) -> Any:
     """Return strings in the string dtype of the installed pandas: `str` from version 3 on, `string` before."""
     import pandas as pd
 
@@ -234,7 +234,7 @@ def _typed(values: list[Any], dtype: str) -> Any:
     import pandas as pd
 
     if dtype in ("str", "string"):
-        return _texts(values)
+        return text_column(values)
     wanted: Any = dtype  # the stubs list literal names only
     if dtype != "object":
         try:
@@ -255,12 +255,12 @@ def _dollars(amounts: list[Decimal | None], money: Money) -> Any:
 
 
 _DATA: Final[Mapping[str, Callable[[Sequence[Result], Money], Any]]] = {
-    "status": lambda results, _: _texts([r.status for r in results]),
-    "error": lambda results, _: _texts([r.error for r in results]),
+    "status": lambda results, _: text_column([r.status for r in results]),
+    "error": lambda results, _: text_column([r.error for r in results]),
     "sample": lambda results, _: _typed([r.sample for r in results], "Int64"),
-    "platform": lambda results, _: _texts([r.platform for r in results]),
-    "model": lambda results, _: _texts([r.model for r in results]),
-    "tier": lambda results, _: _texts([r.tier for r in results]),
+    "platform": lambda results, _: text_column([r.platform for r in results]),
+    "model": lambda results, _: text_column([r.model for r in results]),
+    "tier": lambda results, _: text_column([r.tier for r in results]),
     "cost": lambda results, money: _dollars([r.cost for r in results], money),
     "list_cost": lambda results, money: _dollars([r.list_cost for r in results], money),
     "input_tokens": lambda results, _: _typed([r.usage.input_tokens for r in results], "Int64"),
@@ -268,6 +268,6 @@ _DATA: Final[Mapping[str, Callable[[Sequence[Result], Money], Any]]] = {
     "duration_s": lambda results, _: _typed([r.duration_s for r in results], "float64"),
     "attempts": lambda results, _: _typed([r.attempts for r in results], "Int64"),
     "reused": lambda results, _: _typed([r.reused for r in results], "bool"),
-    "finish": lambda results, _: _texts([r.finish_reason for r in results]),
-    "task_id": lambda results, _: _texts([r.task_id for r in results]),
+    "finish": lambda results, _: text_column([r.finish_reason for r in results]),
+    "task_id": lambda results, _: text_column([r.task_id for r in results]),
 }

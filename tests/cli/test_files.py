@@ -15,6 +15,7 @@ from orchestrai.cli.records import json_text
 from orchestrai.errors import InvalidFile
 from orchestrai.result import Result, Usage
 from orchestrai.results import BatchResult
+from orchestrai.results.files import replacing
 from orchestrai.task import Task
 
 PLATFORMS = ("openai", "local")
@@ -279,7 +280,7 @@ def test_a_file_that_cannot_be_written_whole_stays_as_it_was(tmp_path, trouble):
     path = write(tmp_path, "out.json", "old")
 
     def half() -> None:
-        with outputs.replacing(path) as temporary:
+        with replacing(path) as temporary:
             temporary.write_text("half")
             raise trouble
 
