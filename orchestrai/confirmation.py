@@ -9,6 +9,7 @@ import threading
 from typing import TYPE_CHECKING, Final
 
 from orchestrai import plan_text
+from orchestrai.engine.loop import awake
 from orchestrai.notebook import kernel
 from orchestrai.text import printable
 
@@ -69,7 +70,8 @@ async def _ask_by_buttons(plan: Plan) -> bool | None:
     shown = display(row, display_id=True)  # type: ignore[no-untyped-call]
     answer: bool | None = None
     try:
-        answer = await asyncio.wait_for(chosen, PATIENCE_S)
+        with awake():
+            answer = await asyncio.wait_for(chosen, PATIENCE_S)
     except TimeoutError:
         answer = None
     finally:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
-from orchestrai.engine.loop import Errand
+from orchestrai.engine.loop import Errand, awake
 from orchestrai.engine.progress import Progress
 from orchestrai.errors import shown_as
 from orchestrai.notebook import kernel
@@ -87,7 +87,8 @@ class Handle:
 
     async def _wait(self) -> BatchResult:
         # The batch is not the caller's to stop: who waits and is cancelled leaves it running.
-        await asyncio.shield(asyncio.wrap_future(self._errand.future))
+        with awake():
+            await asyncio.shield(asyncio.wrap_future(self._errand.future))
         self._close_displays()
         return self._result()
 

@@ -19,6 +19,7 @@ from typing import Any, Final, Generic, TypeVar
 T = TypeVar("T")
 
 _GRACE_S: Final = 10.0  # how long an interrupted caller waits for what is being cancelled
+_AWAKE_S: Final = 0.1  # between two moments at which a waiting loop hears of an interrupt
 _BEAT_S: Final = 0.02  # interval at which the loop looks for a caller that starves it
 _LAG_S: Final = 0.004  # lateness that says so; the interpreter's default turn is 5 ms
 _GC_EVERY: Final = 50_000  # objects between collections while a call is under way
@@ -60,6 +61,46 @@ class _RareCollections:
 
 
 rare_collections: Final = _RareCollections()
+
+
+class _Awake:
+    """While anybody waits inside, on the main thread, the waiting loop wakes up now and then.
+
+    A Jupyter kernel cancels an interrupted cell from its signal handler, which does not wake the loop: one that sleeps
+    until an answer comes would hear of the interrupt only then (measured: after the whole batch).
+    """
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiting = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    @contextlib.contextmanager
+    def __call__(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:  # the last one may have been closed with somebody still inside
+            self._loop, self._waiting, self._timer = loop, 0, None
+        self._waiting += 1
+        if self._timer is None:
+            self._wake(loop)
+        try:
+            yield
+        finally:
+            if loop is self._loop:
+                self._waiting -= 1
+                if not self._waiting and self._timer is not None:
+                    self._timer.cancel()
+                    self._timer = None
+
+    def _wake(self, loop: asyncio.AbstractEventLoop) -> None:
+        if loop is self._loop:
+            self._timer = loop.call_later(_AWAKE_S, self._wake, loop)
+
+
+awake: Final = _Awake()
 
 
 class EngineLoop:
@@ -152,7 +193,8 @@ class Errand(Generic[T]):
         """Wait for it on the caller's loop; when the caller is cancelled, stop it and wait for its end first."""
         waiter = asyncio.wrap_future(self.future)
         try:
-            return await asyncio.shield(waiter)
+            with awake():
+                return await asyncio.shield(waiter)
         except asyncio.CancelledError:
             self.stop()
             await asyncio.wait({waiter}, timeout=_GRACE_S)

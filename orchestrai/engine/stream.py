@@ -6,6 +6,8 @@ import asyncio
 from collections import deque
 from typing import Generic, TypeVar
 
+from orchestrai.engine.loop import awake
+
 T = TypeVar("T")
 
 
@@ -43,7 +45,8 @@ class Outlet(Generic[T]):
             self._armed = False
             self._wake.clear()
             if not self._ready and not self._ended:  # looked at again, now that the next push will wake us
-                await self._wake.wait()
+                with awake():
+                    await self._wake.wait()
 
     def _arm(self) -> None:
         if not self._armed:

@@ -77,6 +77,7 @@ class Server:
         self.token = secrets.token_hex(16)
         clean = {k: v for k, v in os.environ.items() if k not in ("CI", "PYTEST_CURRENT_TEST")}
         clean |= {k: str(v) for k, v in places.items()} | {"ORCHESTRAI_DATA_DIR": str(folder / "person")} | (env or {})
+        self._log = (folder / "server.log").open("w")
         self.process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "jupyter", app, "--no-browser", "--allow-root"),
@@ -89,7 +90,7 @@ class Server:
             ],
             env=clean,
             stdin=subprocess.DEVNULL,
-            stdout=(folder / "server.log").open("w"),
+            stdout=self._log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
             preexec_fn=_end_with_parent,  # noqa: PLW1509 - it makes one system call
@@ -114,6 +115,8 @@ class Server:
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait(10)
+        finally:
+            self._log.close()
 
     def kernels(self) -> list[dict[str, Any]]:
         """Return the kernels that run."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import signal
 import threading
 import types
 
@@ -12,7 +14,7 @@ from loopback import openai, orchestrator, upper
 from orchestrai import Orchestrator
 from orchestrai.engine.call import Call
 from orchestrai.engine.engine import close_engine, open_engine
-from orchestrai.engine.loop import Errand, engine_loop
+from orchestrai.engine.loop import Errand, awake, engine_loop
 from orchestrai.engine.stream import Outlet
 from orchestrai.testing import ProviderServer
 
@@ -159,3 +161,74 @@ def test_orchestrators_on_one_folder_share_an_engine_that_the_last_one_closes(tm
     close_engine(fresh)
     close_engine(fresh)  # once too often is harmless
     assert list((folder / "owners").iterdir()) == []
+
+
+# --- waking up -------------------------------------------------------------------------------------------------------
+
+
+def _wakes(loop):
+    return [timer for timer in loop._scheduled if not timer.cancelled()]
+
+
+def test_a_loop_that_waits_has_one_alarm_however_many_wait_and_none_afterwards():
+    async def main():
+        loop = asyncio.get_running_loop()
+        for _ in range(50):  # one after another, faster than the alarm
+            with awake():
+                assert len(_wakes(loop)) == 1
+                await asyncio.sleep(0)
+        for_all = asyncio.Event()
+
+        async def one():
+            with awake():
+                await for_all.wait()
+
+        waiting = [asyncio.create_task(one()) for _ in range(50)]
+        await asyncio.sleep(0)
+        assert len(_wakes(loop)) == 1
+        for_all.set()
+        await asyncio.gather(*waiting)
+        assert _wakes(loop) == []
+
+    with contextlib.closing(asyncio.new_event_loop()) as loop:
+        loop.run_until_complete(main())
+
+
+def _interrupted_as_by_a_kernel(waiting):
+    """Return whether a cancel from a signal handler is heard, though the handler does not wake the loop."""
+
+    async def main():
+        task = asyncio.ensure_future(waiting())
+        signal.signal(signal.SIGALRM, lambda *_: task.cancel())
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        try:
+            await task
+        except asyncio.CancelledError:
+            return True
+        return False
+
+    before = signal.getsignal(signal.SIGALRM)
+    try:
+        with contextlib.closing(asyncio.new_event_loop()) as loop:
+            return loop.run_until_complete(main())
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="this system has no SIGALRM")
+def test_a_waiting_caller_hears_of_an_interrupt_before_the_work_is_done():
+    async def work(done):
+        await asyncio.sleep(1)
+        done.append(True)
+
+    async def waits(done):
+        await Errand(engine_loop(), work(done)).wait()
+
+    async def sleeps(done):  # the control: what a bare wait for another thread does
+        await asyncio.shield(asyncio.wrap_future(engine_loop().submit(work(done))))
+
+    heard, too_late = [], []
+    assert _interrupted_as_by_a_kernel(lambda: waits(heard))
+    assert heard == []
+    _interrupted_as_by_a_kernel(lambda: sleeps(too_late))
+    assert too_late == [True]
