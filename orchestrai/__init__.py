@@ -10,6 +10,7 @@ from orchestrai.errors import (
     ColumnExists,
     ConfirmationNeeded,
     Detached,
+    HandoffContextMissing,
     InvalidFile,
     InvalidInput,
     InvalidPrompt,
@@ -22,6 +23,7 @@ from orchestrai.errors import (
     LedgerTooNew,
     LedgerUnusable,
     ModelMissing,
+    NoOrchestrator,
     NoPlatform,
     NotConfirmed,
     OrchestraiError,
@@ -30,10 +32,12 @@ from orchestrai.errors import (
     PlatformError,
     TaskFailed,
 )
+from orchestrai.handoff import HandoffContext
 from orchestrai.orchestrator import Orchestrator
 from orchestrai.plan import Plan
 from orchestrai.result import Result, Usage
 from orchestrai.results.batch_result import BatchResult
+from orchestrai.spawn import has_handoff_context, load_handoff_context, spawn_child_task, spawn_children
 from orchestrai.task import Task
 from orchestrai.version import __version__
 
@@ -43,6 +47,8 @@ __all__ = [
     "ColumnExists",
     "ConfirmationNeeded",
     "Detached",
+    "HandoffContext",
+    "HandoffContextMissing",
     "InvalidFile",
     "InvalidInput",
     "InvalidPrompt",
@@ -55,6 +61,7 @@ __all__ = [
     "LedgerTooNew",
     "LedgerUnusable",
     "ModelMissing",
+    "NoOrchestrator",
     "NoPlatform",
     "NotConfirmed",
     "OrchestraiError",
@@ -68,4 +75,8 @@ __all__ = [
     "TaskFailed",
     "Usage",
     "__version__",
+    "has_handoff_context",
+    "load_handoff_context",
+    "spawn_child_task",
+    "spawn_children",
 ]

@@ -13,6 +13,8 @@ from orchestrai.engine.batch import Run
 from orchestrai.engine.books import RunOptions
 from orchestrai.engine.draft import Draft
 from orchestrai.engine.engine import Engine
+from orchestrai.engine.lineage import Rules
+from orchestrai.engine.origins import Origins
 from orchestrai.engine.prepare import Prepared, Preparer
 from orchestrai.errors import ConfirmationNeeded, InvalidInput, NotConfirmed, PlanStale, PlanWarning
 from orchestrai.explanation import Explanation
@@ -87,6 +89,16 @@ class Surroundings:
         limits = self._limits(call)
         return Run(self.engine(), self.prices, retry, options, limits=limits, preferences=preferences, **outlets)
 
+    def preparer(self, *, streaming: bool = False, whole: bool = False) -> Preparer:
+        """Return what turns the tasks of one call into items."""
+        return Preparer(self.router(), self.origins(), streaming=streaming, whole=whole)
+
+    def origins(self) -> Origins:
+        """Return what looks up the chains and parents of tasks."""
+        settings = self.settings
+        rules = Rules(settings.handoff_summary, settings.handoff_fit)
+        return Origins(self.engine, self.project, rules, keep_texts=settings.keep_texts)
+
     def with_defaults(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return task options with those of the settings where none are given."""
         return {"timeout_s": self.settings.timeout_s, **options}
@@ -123,8 +135,21 @@ class Surroundings:
         )
 
 
-def read_batch(around: Surroundings, prompts: Any, options: Mapping[str, Any], call: Mapping[str, Any]) -> Intake:
+def read_batch(
+    around: Surroundings,
+    prompts: Any,
+    options: Mapping[str, Any],
+    call: Mapping[str, Any],
+    parents: Sequence[Any] | None = None,
+) -> Intake:
     """Read the whole input of a batch; nothing is decided and nothing is sent.
+
+    Args:
+        around: What the calls of the orchestrator share.
+        prompts: The input.
+        options: Options of its tasks.
+        call: Options of the call.
+        parents: A parent for each row.
 
     Raises:
         InvalidInput: The input or an option cannot be used.
@@ -135,6 +160,7 @@ def read_batch(around: Surroundings, prompts: Any, options: Mapping[str, Any], c
         prompt=call.get("prompt"),
         missing=call.get("missing") or "skip",
         options=around.with_defaults(options),
+        parents=parents,
     )
     schema = answer_schema(options["schema"]) if options.get("schema") is not None else None
     frames.check_columns(intake.frame, call.get("into"), schema, intake.columns)
@@ -165,7 +191,7 @@ class BatchCall:
         self._around = around
         self._again = again
         self._run_plan = run_plan
-        preparer = Preparer(around.router())
+        preparer = around.preparer(whole=True)
         self.prepared: Prepared = preparer.prepare(intake.tasks, refused=intake.refused, labels=intake.labels)
         self.run = around.run("batch", call)
         self._schema = self._one_schema()

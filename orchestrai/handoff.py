@@ -8,6 +8,7 @@ prompt injection and no proof against it.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,6 +23,7 @@ PARENTS: Final = "parents"
 SHARED: Final = "shared."
 
 _SLOT: Final = re.compile(r"\{(parents?|shared\.[^{}\n]+)\}")
+_TEMPLATE_SLOT: Final = re.compile(rf"(?<!\{{){_SLOT.pattern}(?!\}})")  # `{{parent}}` are braces in a template
 _BITS: Final = 128
 
 
@@ -70,6 +72,11 @@ class Block:
     source: str
 
 
+def digest_of(text: str) -> str:
+    """Return the SHA-256 of a text in UTF-8 [64 hex digits]."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
 def slots(prompt: Prompt) -> set[str]:
     """Return the names of the slots that the user's part of a prompt has: parent, parents, shared.NAME.
 
@@ -78,7 +85,7 @@ def slots(prompt: Prompt) -> set[str]:
     """
     found: set[str] = set()
     for message in messages_of(prompt):
-        names = {piece.name for piece in _pieces(message.content) if isinstance(piece, Slot)}
+        names = {piece.name for piece in _pieces(message.content) if isinstance(piece, Slot) and piece}
         if names and message.role != "user":
             raise InvalidTemplate(
                 f"{{{min(names)}}} stands in a message of the {message.role}: what is handed over is data, and "
@@ -133,6 +140,49 @@ def _split(text: str) -> list[str]:
         pieces += [text[start : slot.start()], Slot(slot.group())]
         start = slot.end()
     return [*pieces, text[start:]]
+
+
+def template_pieces(text: str, *, parents: bool) -> list[str]:
+    """Return the parts of a template for rows, with a `Slot` for each place of what is handed over.
+
+    Args:
+        text: The template, with its braces as they are.
+        parents: There are parents; without them `{parent}` is a column.
+    """
+    pieces: list[str] = []
+    start = 0
+    for slot in _TEMPLATE_SLOT.finditer(text):
+        if parents or slot.group(1).startswith(SHARED):
+            pieces += [text[start : slot.start()], Slot(slot.group())]
+            start = slot.end()
+    return [*pieces, text[start:]]
+
+
+def guarded(pieces: Sequence[str]) -> Prompt:
+    """Return the prompt of a row whose template was filled: what looks like a slot in a cell is none.
+
+    Args:
+        pieces: The filled template, with its slots.
+    """
+    text = "".join(pieces)
+    own = [piece for piece in pieces if isinstance(piece, Slot)]
+    if [slot.group() for slot in _SLOT.finditer(text)] == own:
+        return text
+    # An empty slot says that the other parts are no templates, where the template has none itself.
+    return (Message("user", (*(piece for piece in pieces if piece), *(() if own else (Slot(""),)))),)
+
+
+def marked_slots(prompt: Prompt) -> list[tuple[int, int]]:
+    """Return where the slots of messages stand that are told from text of the same letters: message, part."""
+    if isinstance(prompt, str):
+        return []
+    return [
+        (i, k)
+        for i, message in enumerate(prompt)
+        if not isinstance(message.content, str)
+        for k, part in enumerate(message.content)
+        if isinstance(part, Slot)
+    ]
 
 
 def handed_over(prompt: Prompt, blocks: Sequence[Block], shared: Mapping[str, str]) -> Prompt:

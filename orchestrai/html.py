@@ -45,6 +45,11 @@ _NUMBER: Final = f"text-align:right;{_UNBROKEN}"
 _PLATFORM_COLOURS: Final = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#b8a912", "#8a8a8a")
 
 
+def platform_colour(place: int) -> str:
+    """Return the colour of the n-th platform of a display, from 0."""
+    return _PLATFORM_COLOURS[min(place, len(_PLATFORM_COLOURS) - 1)]
+
+
 def result_block(result: Result) -> str:
     """Return the answer as text, never as markup, or the failure; below it who, tokens, money and time."""
     more = ""
@@ -126,7 +131,7 @@ def _platforms(batch: BatchResult) -> str:
         return ""
     bar, words = [], []
     for i, (name, results) in enumerate(sorted(by_platform.items(), key=lambda item: -len(item[1]))):
-        colour = _PLATFORM_COLOURS[min(i, len(_PLATFORM_COLOURS) - 1)]
+        colour = platform_colour(i)
         answers = sum(r.success for r in results)
         tiers = ", ".join(sorted({r.tier for r in results if r.tier}))
         facts = [*([tiers] if tiers else []), text.total(r.cost for r in results)]
@@ -338,7 +343,7 @@ def _shares(places: Mapping[tuple[str, str, str], int], whole: int) -> str:
         return ""
     bar, words = [], []
     for i, ((name, model, tier), tasks) in enumerate(sorted(places.items(), key=lambda item: -item[1])):
-        colour = _PLATFORM_COLOURS[min(i, len(_PLATFORM_COLOURS) - 1)]
+        colour = platform_colour(i)
         bar.append(_segment(tasks, whole, colour))
         words.append(
             f'<span style="display:inline-block;margin-right:20px"><span style="color:{colour}">■</span> '

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 from orchestrai.attachments import Attachment
 from orchestrai.errors import InvalidInput, InvalidPrompt, InvalidTemplate, nearest
 from orchestrai.messages import Message, lone_surrogate, prompt_from
+from orchestrai.parents import within_call
 from orchestrai.prompts import Missing, Rows, RowTemplates, Template, is_missing, refuse_missing
 from orchestrai.task import TASK_OPTIONS, Task
 
@@ -44,7 +45,14 @@ class Intake:
     columns: tuple[str, ...] = ()
 
 
-def take(prompts: Any, *, prompt: str | None = None, missing: Missing = "skip", options: Mapping[str, Any]) -> Intake:
+def take(
+    prompts: Any,
+    *,
+    prompt: str | None = None,
+    missing: Missing = "skip",
+    options: Mapping[str, Any],
+    parents: Sequence[Any] | None = None,
+) -> Intake:
     """Return one Task for each row of whatever `batch`, `plan` and `start` accept.
 
     Args:
@@ -55,14 +63,16 @@ def take(prompts: Any, *, prompt: str | None = None, missing: Missing = "skip", 
         missing: "skip" refuses the rows without a value that a template reads; "error" refuses the call.
         options: Task options of the call. With rows, `system`, `files`, `model`, `platform` and the values of
             `tags` are templates too. A task's own fields win, and tags are merged.
+        parents: A parent for each row, which takes the place of an option `parent`.
 
     Raises:
         InvalidInput: The input is of no such kind, a row has an unknown field, or an option an impossible value;
-            with `missing="error"` also: a row has no value. The message names the row, counted from 0.
+            with `missing="error"` also: a row has no value. The message names the row, counted from 0. Or a row's parent
+            is not among the rows, or rows wait for each other in a circle.
         InvalidTemplate: A template is not well formed, or reads a column that the rows do not have.
         InvalidPrompt: A row is neither a string nor a list of messages.
     """
-    call = _Call(prompt, missing, options)
+    call = _Call(prompt, missing, options, parents)
     source = _framed(prompts)
     if source is None:
         values = list(_iterable(prompts))
@@ -143,9 +153,15 @@ async def take_each_async(
 class _Call:
     """The template and the options of one call, checked once."""
 
-    __slots__ = ("missing", "options", "prompt")
+    __slots__ = ("missing", "options", "parents", "prompt")
 
-    def __init__(self, prompt: str | None, missing: Missing, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        prompt: str | None,
+        missing: Missing,
+        options: Mapping[str, Any],
+        parents: Sequence[Any] | None = None,
+    ) -> None:
         if prompt is not None and not isinstance(prompt, str):
             raise InvalidTemplate(f"prompt= is a template (a string with {{column}}), not {type(prompt).__name__}.")
         if missing not in get_args(Missing):
@@ -164,12 +180,16 @@ class _Call:
         if reason := _unsendable(checked):
             raise InvalidInput(_sentence(reason))
         self.options = {name: getattr(checked, name) for name in given}
+        self.parents = parents
 
     def intake_rows(
         self, rows: Rows, *, labels: Sequence[Any] | None = None, frame: pd.DataFrame | None = None
     ) -> Intake:
         """Return the Intake of rows with columns, all templates filled."""
-        filled = RowTemplates(self.prompt, self.options).fill(rows)
+        given = self.options if self.parents is None else {**self.options, "parent": self.parents}
+        filled = RowTemplates(self.prompt, given).fill(rows)
+        if self.parents is not None:
+            filled.varying["parent"] = [*self.parents]
         values: Sequence[Any] = filled.prompts or ()
         columns = filled.columns
         if self.prompt is None and (rows.count or rows.columns):
@@ -207,6 +227,8 @@ class _Call:
         refused: dict[int, str] = {}
         reason: str | None
         without: dict[int, str | None] = dict(lost or {})
+        if options is None and self.parents is not None:
+            options = ({**self.options, "parent": parent} for parent in self.parents)
         for row, (value, given) in enumerate(zip(values, options or repeat(self.options), strict=False)):
             if row in without:
                 task, reason = Task("", **given), _no_value(without[row])
@@ -219,7 +241,7 @@ class _Call:
                 refused[row] = reason
         if self.missing == "error":
             refuse_missing(without, labels)
-        return Intake(tasks, refused, labels, frame, columns)
+        return Intake(within_call(tasks, values), refused, labels, frame, columns)
 
     def task(self, value: Any, row: int | None, given: Mapping[str, Any] | None = None) -> tuple[Task, str | None]:
         """Return the task of one value of the input, and why it is not sent.

@@ -37,6 +37,8 @@ class TaskOptions(TypedDict, total=False):
     extra: Mapping[str, Mapping[str, Any]] | None
     files: Sequence[str | Path | Attachment]
     chain: str | None
+    parent: Any
+    depends_on: Any
     type: TaskType | None
     priority: int
     tags: Mapping[str, str]

@@ -26,6 +26,7 @@ from orchestrai.calls import (
     read_batch,
     refuse_stale,
 )
+from orchestrai.chains.chain import Chain
 from orchestrai.costs.costs import Costs
 from orchestrai.engine.batch import Run
 from orchestrai.engine.call import Call
@@ -40,11 +41,14 @@ from orchestrai.engine.engine import (
 )
 from orchestrai.engine.item import Item
 from orchestrai.engine.loop import EngineLoop, Errand, engine_loop, rare_collections
-from orchestrai.engine.prepare import Preparer
+from orchestrai.engine.origins import Origins
 from orchestrai.errors import BatchStopped, InvalidInput, LedgerError, nearest, shown_as
 from orchestrai.explanation import Explanation
 from orchestrai.handle import Handle
+from orchestrai.ids import now_us
 from orchestrai.intake import Intake
+from orchestrai.ledger.chain_steps import runs_of_chains
+from orchestrai.ledger.chains import chain_of, find_chain
 from orchestrai.ledger.queries import newest_quota
 from orchestrai.ledger.rows import QuotaRow
 from orchestrai.limits.budget import budgets_from
@@ -132,6 +136,7 @@ class Orchestrator:
         self._platforms: tuple[Platform, ...] = ()  # those that are open with it
         self._forgotten: weakref.finalize[..., Orchestrator] | None = None
         self._opening = threading.Lock()
+        self._closed = False
         self._runs: weakref.WeakSet[Run] = weakref.WeakSet()
         self.last_batch: BatchResult | None = None
         """The newest batch of this orchestrator, also after an interrupt."""
@@ -157,6 +162,8 @@ class Orchestrator:
         extra: Mapping[str, Mapping[str, Any]] | None = None,
         files: Sequence[str | Path | Attachment] = (),
         chain: str | None = None,
+        parent: Any = None,
+        depends_on: Any = None,
         type: TaskType | None = None,
         priority: int | None = None,
         tags: Mapping[str, str] | None = None,
@@ -182,7 +189,10 @@ class Orchestrator:
             timeout_s: Wall clock of one attempt [s]; 300 by default.
             extra: `{platform: {field: value}}`, passed to that provider as it is.
             files: Text files and images that go with the prompt.
-            chain: Chain it belongs to.
+            chain: Chain it belongs to: its name, or the id of one of its runs.
+            parent: Whose answers it works with: Results, ids of tasks or HandoffContexts. Their texts take the place of
+                `{parent}` or `{parents}`, or stand at the end of the prompt.
+            depends_on: Tasks that have to have succeeded: Results or ids.
             type: Kind of work; orders platforms of equal cost.
             priority: 0 first … 10 last.
             tags: Free labels that reach the ledger.
@@ -226,6 +236,8 @@ class Orchestrator:
         extra: Mapping[str, Mapping[str, Any]] | None = None,
         files: Sequence[str | Path | Attachment] = (),
         chain: str | None = None,
+        parent: Any = None,
+        depends_on: Any = None,
         type: TaskType | None = None,
         priority: int | None = None,
         tags: Mapping[str, str] | None = None,
@@ -261,7 +273,11 @@ class Orchestrator:
             timeout_s: Wall clock of one attempt [s]; 300 by default.
             extra: `{platform: {field: value}}`, passed to that provider as it is.
             files: Text files and images that go with each prompt.
-            chain: Chain the tasks belong to.
+            chain: Chain the tasks belong to: its name, or the id of one of its runs.
+            parent: Whose answers every task works with: Results, ids of tasks or HandoffContexts. Their texts take the
+                place of `{parent}` or `{parents}`, or stand at the end of the prompt. Tasks may name others of the same
+                batch as their parents: `Task(…, parent=other)`.
+            depends_on: Tasks that have to succeed before any of these starts; of their texts these are given nothing.
             type: Kind of work; orders platforms of equal cost.
             priority: 0 first … 10 last.
             tags: Free labels that reach the ledger.
@@ -345,7 +361,7 @@ class Orchestrator:
         return completed(
             prompts,
             lambda on_result: self._new_run("as_completed", call, on_result=on_result),
-            Preparer(self._routing()),
+            self._around.preparer(),
             prompt=call.get("prompt"),
             missing=call.get("missing") or "skip",
             options=self._around.with_defaults(task_options),
@@ -367,7 +383,7 @@ class Orchestrator:
         """
         _, task_options = _checked(options, ())
         task = self._around.one_task(prompt, task_options)
-        prepared = Preparer(self._routing(), streaming=True).prepare([task])
+        prepared = self._around.preparer(streaming=True).prepare([task])
         call = {"max_cost": max_cost, "reuse": reuse}
         check_call(call)
         return AnswerStream(lambda on_piece: self._new_run("stream", call, on_piece=on_piece), prepared)
@@ -416,6 +432,54 @@ class Orchestrator:
                     if task is not None:
                         task.get_loop().call_soon_threadsafe(task.cancel)
                 raise
+
+    # Chains.
+
+    def chain(self, name: str, *, new: bool = False) -> Chain:
+        """Return the newest run of a chain in this project, from whatever kernel it was begun; made where there is none.
+
+        Args:
+            name: Name of the chain, or the id of one of its runs.
+            new: Begin a new run of it.
+
+        Raises:
+            InvalidInput: The name is empty, or the ledger keeps no texts.
+            LedgerError: The ledger cannot be used.
+        """
+        if not isinstance(name, str) or not name.strip():
+            raise InvalidInput(f"A chain has a name, a text that is not empty; not {name!r}.")
+        if not self.settings.keep_texts:
+            raise InvalidInput("Chains hand texts on, and keep_texts = false keeps none. Turn it on in the settings.")
+        ledger, project = self._opened().ledger, self.project
+        row = None if new else ledger.read(lambda c: find_chain(c, name, project))
+        if row is None:
+            now = now_us()
+            row = ledger.file.write(lambda c: chain_of(c, name, project, now, new=new))
+        return Chain(row, self, self._opened)
+
+    def chains(self) -> list[dict[str, Any]]:
+        """Return every run of every chain in the ledger, the newest first.
+
+        Returns:
+            For each run `chain_id, name, project, created_at` [µs since 1970], `tasks` (asked), `attempts`, `depth`,
+            `cost, list_cost` [pico-USD], `unpriced` (requests of unknown cost), `last_at` [µs since 1970].
+        """
+        return self._opened().ledger.read(runs_of_chains)
+
+    @property
+    def origins(self) -> Origins:
+        """What looks up parents in the ledger, for those who spawn children."""
+        return self._around.origins()
+
+    def continue_each(self, batch: BatchResult, prompt: str, options: dict[str, Any]) -> Call[BatchResult]:
+        """Answer one prompt for each result of a batch; `Chain.map` is the way in."""
+        task_options, call = _split(options)
+        call = {**dict.fromkeys(_CALL_ONLY), **call}
+        frame = batch.frame
+        if frame is None:
+            rows, call["prompt"] = [prompt] * len(batch), None
+            return Call("chain.map", lambda: self._batch(rows, task_options, call, [*batch]))
+        return Call("chain.map", lambda: self._batch(frame, task_options, {**call, "prompt": prompt}, [*batch]))
 
     # What there is.
 
@@ -492,6 +556,7 @@ class Orchestrator:
         self.costs.close()
         with self._opening:
             engine, self._engine = self._engine, None
+            self._closed = True
         if engine is not None:
             assert self._forgotten is not None
             self._forgotten.detach()
@@ -540,7 +605,7 @@ class Orchestrator:
 
     def _single(self, prompt: Any, options: dict[str, Any], call: Mapping[str, Any]) -> tuple[Run, _One]:
         check_call({**call, "on_error": call.get("on_error") or "raise"}, on_error=("raise", "continue"))
-        prepared = Preparer(self._routing()).prepare([self._around.one_task(prompt, options)])
+        prepared = self._around.preparer().prepare([self._around.one_task(prompt, options)])
         run = self._new_run("run", {**call, "on_error": None})
         return run, _One(run, prepared.items, prepared.refused)
 
@@ -549,9 +614,11 @@ class Orchestrator:
         self.last_plan = plan if plan.questions else self.last_plan
         return plan
 
-    async def _batch(self, prompts: Any, options: dict[str, Any], call: dict[str, Any]) -> BatchResult:
+    async def _batch(
+        self, prompts: Any, options: dict[str, Any], call: dict[str, Any], parents: Sequence[Result] | None = None
+    ) -> BatchResult:
         with rare_collections:
-            batch = self._batch_call(read_batch(self._around, prompts, options, call), call)
+            batch = self._batch_call(read_batch(self._around, prompts, options, call, parents), call)
             self.last_batch = batch.finish()  # whatever ends it from here on
             draft = await self._drafted(batch).wait()
             self.last_plan = batch.plan(draft)
@@ -634,6 +701,7 @@ class Orchestrator:
                 if self._isolated:
                     _mark_private(self._folder)
                 self._engine = open_engine(self._folder, __version__)
+                self._closed = False
                 self._platforms = tuple(f.platform for f in self.findings if f.platform is not None)
                 take_platforms(self._platforms)
                 self._forgotten = weakref.finalize(self, _let_go, self._engine.loop, self._platforms)
@@ -742,6 +810,12 @@ async def _close_all(runs: Sequence[Run], platforms: Sequence[Any]) -> None:
         await run.ended()
     for platform in platforms:
         await platform.close()
+
+
+def open_orchestrators() -> list[Orchestrator]:
+    """Return the orchestrators of this process that are not closed and have a ledger."""
+    found = [one for one in list(_live) if not one._closed and one.ledger_path.exists()]  # noqa: SLF001 - of this module
+    return sorted(found, key=lambda one: one._engine is None)  # noqa: SLF001 - of this module
 
 
 def _forget() -> None:

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from orchestrai.errors import InvalidInput, InvalidTemplate, nearest
+from orchestrai.handoff import Slot, guarded, template_pieces
+from orchestrai.messages import Prompt
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -322,7 +324,7 @@ class Filled:
         columns: The columns that any template reads, in order.
     """
 
-    prompts: list[str] | None
+    prompts: list[Prompt] | None
     options: dict[str, Any]
     varying: dict[str, list[Any]]
     missing: dict[int, str | None]
@@ -342,17 +344,21 @@ class RowTemplates:
     """The templates of one call, parsed once: that of the prompt, and those among its options.
 
     Args:
-        prompt: Template of the prompt; None when prompts come from elsewhere.
+        prompt: Template of the prompt; None when prompts come from elsewhere. With `parent` or `chain` among the options
+            `{parent}`, `{parents}` and `{shared.NAME}` are no columns but places of what is handed over.
         options: Task options; `system`, `files`, `model`, `platform` and the values of `tags` may hold `{column}`.
 
     Raises:
         InvalidTemplate: A template is not well formed.
     """
 
-    __slots__ = ("columns", "options", "prompt")
+    __slots__ = ("_handed", "columns", "options", "prompt")
 
     def __init__(self, prompt: str | None, options: Mapping[str, Any]) -> None:
-        self.prompt = None if prompt is None else Template(prompt)
+        self._handed = options.get("parent") is not None or options.get("chain") is not None
+        self.prompt: Any = (
+            None if prompt is None else Template(prompt) if not self._handed else _slotted(prompt, options)
+        )
         self.options = {
             name: _parsed(value, name) if name in TEMPLATED_OPTIONS else value for name, value in options.items()
         }
@@ -377,7 +383,9 @@ class RowTemplates:
                 for row in [row for row, text in enumerate(found) if text is None]:
                     missing.setdefault(row, label)
             texts[label] = [text or "" for text in found]
-        prompts = None if self.prompt is None else self.prompt.render_columns(texts, rows.count)
+        prompts: list[Any] | None = None if self.prompt is None else _rendered(self.prompt, texts, rows.count)
+        if prompts is not None and self._handed:
+            prompts = [guarded(pieces) for pieces in prompts]
         options: dict[str, Any] = {}
         varying: dict[str, list[Any]] = {}
         for name, value in self.options.items():
@@ -393,10 +401,15 @@ class RowTemplates:
         return Filled(prompts, options, varying, missing, self.columns)
 
     def _all(self) -> Iterator[Template]:
-        if self.prompt is not None:
-            yield self.prompt
-        for value in self.options.values():
+        for value in (self.prompt, *self.options.values()):
             yield from _templates(value)
+
+
+def _slotted(prompt: str, options: Mapping[str, Any]) -> tuple[Template | Slot, ...]:
+    """Return a prompt's template as templates, with the places of what is handed over between them."""
+    Template(prompt)  # what is wrong with it is told by its place in the whole
+    pieces = template_pieces(prompt, parents=options.get("parent") is not None)
+    return tuple(piece if isinstance(piece, Slot) else Template(piece) for piece in pieces)
 
 
 def _parsed(value: Any, where: str) -> Any:

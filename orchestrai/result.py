@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Literal
 
-from orchestrai.errors import ErrorClass, TaskFailed
+from orchestrai.errors import ErrorClass, HandoffContextMissing, TaskFailed
 from orchestrai.task import Task
 from orchestrai.values import quickly_made
 
@@ -96,7 +96,8 @@ class Result:
         task_id: Id of the task in the ledger.
         batch_id: Id of the call in the ledger.
         chain_id: Id of its chain, if any.
-        parent_id: Task id of its parent, if any.
+        parent_id: Task id of its first parent, if any.
+        reused_from: Task id of the one that was asked, when the answer is reused.
     """
 
     task: Task
@@ -123,6 +124,7 @@ class Result:
     batch_id: str | None = None
     chain_id: str | None = None
     parent_id: str | None = None
+    reused_from: str | None = None
 
     @property
     def success(self) -> bool:
@@ -140,11 +142,13 @@ class Result:
 
         Raises:
             TaskFailed: The task failed, was cancelled or skipped; the error carries this result.
+            HandoffContextMissing: What its parent handed over is gone or was altered; nothing was sent.
         """
         if self.status == "succeeded":
             return self
         where = f" on {self.platform}" if self.platform else ""
-        raise TaskFailed(f"{self.status}{where} ({self.error_class}): {self.error}", self)
+        kind = HandoffContextMissing if (self.status, self.error_class) == ("failed", "parent") else TaskFailed
+        raise kind(f"{self.status}{where} ({self.error_class}): {self.error}", self)
 
     def __repr__(self) -> str:
         from orchestrai import text

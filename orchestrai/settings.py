@@ -32,6 +32,7 @@ from typing import Any, Final, Literal, NoReturn, SupportsIndex, get_args
 from orchestrai.errors import InvalidSettings, nearest
 
 ProgressStyle = Literal["auto", "widget", "text", "off"]
+HandoffFit = Literal["head_tail", "refuse"]
 
 OTHER_VARIABLES: Final[Mapping[str, str]] = {
     "ORCHESTRAI_GGUF": "file of the model that the embedded platform loads instead of its own",
@@ -87,6 +88,9 @@ class Settings:
         estimate_above_tokens: Prompts above it are listed in every plan, with their estimate [tokens].
         task_allowance: Cash that a hard cap sets aside for a task whose output its platform cannot bound [USD]; None
             refuses such tasks under a hard cap.
+        handoff_summary: Characters of a parent's text that travel with a hand-off.
+        handoff_fit: What a task is given of parents' texts that fit no context window: "head_tail" for their beginnings
+            and ends, or "refuse".
         never_train: Ask no platform whose plan may train on the data; one of which it is not known may be asked.
         prices: Own prices: "provider/model" → row or list of dated rows, checked by `orchestrai.pricing.PriceList`.
         platforms: Configured platforms: name → fields of the constructor and its `kind`. `api_key = "env:NAME"`
@@ -110,6 +114,8 @@ class Settings:
     warn_at: tuple[float, ...] = (50.0, 80.0, 90.0)
     estimate_above_tokens: int = 10_000
     task_allowance: Decimal | None = None
+    handoff_summary: int = 500
+    handoff_fit: HandoffFit = "head_tail"
     never_train: bool = False
     prices: Mapping[str, Any] = field(default_factory=dict)
     platforms: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -237,7 +243,7 @@ def _from_text(name: str, text: str) -> Any:
         return True if text.lower() in _TRUE else False if text.lower() in _FALSE else text
     if name == "warn_at":
         return [part.strip() for part in text.split(",")]
-    if name in ("attempts", "repair_attempts", "concurrency", "timeout_s", "estimate_above_tokens"):
+    if name in ("attempts", "repair_attempts", "handoff_summary", "concurrency", "timeout_s", "estimate_above_tokens"):
         try:
             return float(text) if name == "timeout_s" else int(text)
         except ValueError:
@@ -303,6 +309,13 @@ def _style(value: Any, where: str) -> str:
     styles = get_args(ProgressStyle)
     if value not in styles:
         raise InvalidSettings(f"{where} is one of {', '.join(styles)}, not {value!r}.{nearest(value, styles)}")
+    return str(value)
+
+
+def _fit(value: Any, where: str) -> str:
+    rules = get_args(HandoffFit)
+    if value not in rules:
+        raise InvalidSettings(f"{where} is one of {', '.join(rules)}, not {value!r}.{nearest(value, rules)}")
     return str(value)
 
 
@@ -380,6 +393,8 @@ _CHECKS: Final[Mapping[str, Callable[[Any, str], Any]]] = {
     "warn_at": _shares,
     "estimate_above_tokens": _whole(1),
     "task_allowance": _allowance,
+    "handoff_summary": _whole(1),
+    "handoff_fit": _fit,
     "never_train": _switch,
     "prices": _table,
     "platforms": _tables,

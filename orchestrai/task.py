@@ -14,6 +14,7 @@ import orjson
 from orchestrai import attachments
 from orchestrai.attachments import Attachment
 from orchestrai.errors import InvalidInput, nearest
+from orchestrai.handoff import HandoffContext, digest_of, marked_slots
 from orchestrai.messages import Prompt, canonical, described, prompt_from
 from orchestrai.values import quickly_made
 
@@ -57,7 +58,10 @@ class Task:
         timeout_s: Wall clock of one attempt [s].
         extra: `{platform: {field: value}}`, passed to that provider as it is.
         files: Text files and images that go with the prompt: paths or attachments.
-        chain: Name of the chain the task belongs to; recorded with it.
+        chain: Chain the task belongs to: its name, or the id of one of its runs.
+        parent: Whose answers it works with, one or several: a Result, the id of a task, a HandoffContext; of the same
+            batch a Task or its index. Their texts take the place of `{parent}` or `{parents}`, or stand at the end.
+        depends_on: Tasks that have to succeed before it starts; of their texts it is given nothing.
         type: Kind of work; orders platforms of equal cost.
         priority: 0 first … 10 last.
         tags: Free labels that reach the ledger.
@@ -82,6 +86,8 @@ class Task:
     extra: Mapping[str, Mapping[str, Any]] | None = None
     files: tuple[str | Path | Attachment, ...] | None = None
     chain: str | None = None
+    parent: Any = None
+    depends_on: Any = None
     type: TaskType | None = None
     priority: int | None = None
     tags: Mapping[str, str] | None = None
@@ -97,6 +103,9 @@ class Task:
         for file in self.files or ():
             if not isinstance(file, str | Path | Attachment):
                 raise InvalidInput(f"files are paths or attachments, not {type(file).__name__}.")
+        for name in ("parent", "depends_on"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, _others(name, getattr(self, name)))
         hints: Any = self.platform
         if hints is not None and not isinstance(hints, str | tuple):
             object.__setattr__(self, "platform", _several("platform", hints))
@@ -113,16 +122,17 @@ class Task:
         """32 hex digits of all that can change the answer; tasks with equal keys are asked once.
 
         It covers prompt, system, schema, digests of the files (which are read for it), model, max_tokens,
-        temperature, effort and extra; not platform, tags, priority or timeout.
+        temperature, effort, extra and the answers of its parents; not platform, tags, priority or timeout.
         """
         return self.sample_key(0).hex()
 
-    def sample_key(self, sample: int, schema_digest: str | None = None) -> bytes:
+    def sample_key(self, sample: int, schema_digest: str | None = None, handed: Any = None) -> bytes:
         """Return the key of the given sample: the first 16 bytes of a SHA-256.
 
         Args:
             sample: Number of the independent answer, from 0.
             schema_digest: Digest of the schema where the caller has compiled it already.
+            handed: What the task is handed, as JSON, where more is known of it than the task says itself.
         """
         if self.schema is not None and schema_digest is None:
             from orchestrai import schemas
@@ -141,6 +151,10 @@ class Task:
             self.extra,
             sample,
         )
+        if handed is None and self.parent:
+            handed = {"parents": [_mark(parent) for parent in self.parent]}
+        if handed is not None:  # else the key is what it was before there were parents
+            value = (*value, handed, marked_slots(self.prompt))  # type: ignore[assignment]  # a longer tuple
         try:
             text = orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS, default=_as_json)
         except TypeError:  # lone surrogates; such a task is refused before sending, but it has a key
@@ -221,6 +235,35 @@ def _several(name: str, values: Any) -> tuple[Any, ...]:
     if not isinstance(values, Iterable):
         raise InvalidInput(f"{name} is one value or a list of them, not {values!r}.")
     return tuple(values)
+
+
+def _others(name: str, given: Any) -> tuple[Any, ...]:
+    """Return what a task names of other tasks, as a tuple."""
+    one = isinstance(given, str | int | Task | HandoffContext) or _is_result(given)
+    others = (given,) if one else _several(name, given)
+    for other in others:
+        if isinstance(other, bool) or not (isinstance(other, str | int | Task | HandoffContext) or _is_result(other)):
+            raise InvalidInput(
+                f"{name} is a Result, a HandoffContext, the id of a task, or a Task or index of the same batch; "
+                f"not {type(other).__name__}."
+            )
+    return others
+
+
+def _is_result(value: Any) -> bool:
+    """Return True for a Result, whose module stands above this one."""
+    return hasattr(value, "task_id") and hasattr(value, "output")
+
+
+def _mark(parent: Any) -> list[Any]:
+    """Return what of a parent can change the answer: its text, or as long as that is not known, what it comes from."""
+    if isinstance(parent, HandoffContext):
+        return [parent.digest, None]
+    if isinstance(parent, Task):
+        return ["task", parent.key]
+    if isinstance(parent, str | int):
+        return ["named", parent]
+    return [digest_of(parent.output or ""), None]
 
 
 def _is_whole(value: object) -> bool:

@@ -979,4 +979,5 @@ def test_tags_chain_and_type_travel_with_the_result(tmp_path):
     with orchestrator(tmp_path, upper) as orch:
         result = orch.run_sync("a", tags={"k": "v"}, chain="report", type="testing")
         assert isinstance(result, Result)
-        assert (result.chain_id, result.task.tags, result.task.type) == ("report", {"k": "v"}, "testing")
+        assert result.chain_id == orch.chain("report").id
+        assert (result.task.chain, result.task.tags, result.task.type) == ("report", {"k": "v"}, "testing")

@@ -46,7 +46,9 @@ def test_without_anything_the_defaults_hold(folder):
     assert load(folder, env={}) == Settings()
     warned = ((50.0, 80.0, 90.0), 10_000, None)
     tables = ({}, {}, {}, {}, ())
-    assert Settings() == Settings(None, 6, 1, 300.0, None, True, True, "auto", Decimal(1), *warned, False, *tables)
+    assert Settings() == Settings(
+        None, 6, 1, 300.0, None, True, True, "auto", Decimal(1), *warned, 500, "head_tail", False, *tables
+    )
 
 
 def test_the_nearest_file_upwards_counts(folder, tmp_path):
@@ -220,6 +222,8 @@ WRONG = [
     ("warn_at", ["x"]),
     ("estimate_above_tokens", 0),
     ("task_allowance", -1),
+    ("handoff_summary", 0),
+    ("handoff_fit", "shorten"),
     ("never_train", "yes"),
     ("never_train", 1),
     ("prices", []),

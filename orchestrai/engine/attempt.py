@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
+from orchestrai.engine.books import lineage_columns
+from orchestrai.engine.handing import with_handed
 from orchestrai.engine.holds import charge_of, holds_of
 from orchestrai.engine.item import Item, Work
 from orchestrai.engine.lane import Lane
 from orchestrai.engine.request import request_for, with_parts
-from orchestrai.errors import InvalidInput, PlatformError
+from orchestrai.errors import HandoffContextMissing, InvalidInput, PlatformError
 from orchestrai.ids import new_id, now_us
 from orchestrai.ledger.reservations import Full
 from orchestrai.ledger.rows import AttemptRow, OfferRow, SendRow, SystemRow
@@ -97,9 +99,13 @@ async def attempt(run: Run, item: Item, lane: Lane, ticket: Ticket) -> None:
 async def _recorded(run: Run, item: Item, work: Work) -> tuple[int, Request] | None:
     """Make commit 1; return the number of the request that may leave now and the request, or None when none may."""
     try:
-        request = request_for(item, work, new_id())
+        prompt_sent = item.task.prompt if item.lineage is None else await with_handed(run.engine.ledger, item)
+        request = request_for(item, work, new_id(), prompt_sent)
     except InvalidInput as gone:  # a file changed or vanished since the task was made
         run.books.settle_failure(item, "input", str(gone))
+        return None
+    except HandoffContextMissing as gone:
+        run.books.settle_failure(item, "parent", str(gone))
         return None
     offer = run.books.offer_row(item.offer)
     prompt = _prompt(item.task) if work.attempts == 0 and run.options.keep_texts else None
@@ -108,8 +114,9 @@ async def _recorded(run: Run, item: Item, work: Work) -> tuple[int, Request] | N
         kept = (*kept, *run.books.system_row(item.task.system))
     since = item.since if work.attempts == 0 else None  # a task that has begun goes on, whoever else answers it
     row = _send_row(run, item, work, request, offer)
-    holds = holds_of(item.task, item.size, item.offer, run.outlook, run.limits)
-    grant = await run.journal.open(row, run.books.claim(item), since, prompt, kept, holds)
+    holds = holds_of(item.task, item.size, item.offer, run.outlook, run.limits, item.handed)
+    handoffs = item.lineage.rows(work.task_id) if item.lineage is not None and work.attempts == 0 else ()
+    grant = await run.journal.open(row, run.books.claim(item), since, prompt, kept, holds, handoffs)
     if isinstance(grant, Full):
         run.no_room(item, grant)
         return None
@@ -246,10 +253,7 @@ def _send_row(run: Run, item: Item, work: Work, request: Request, offer: OfferRo
         item.size or None,
         task.max_tokens,
         run.books.system_digest(task.system),
-        task.chain,
-        None,
-        None,
-        None,
+        *lineage_columns(item, work.task_id),
         task.type,
         task.priority,
         orjson.dumps(task.tags).decode() if task.tags else None,

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from orchestrai.engine.attempt import attempt
-from orchestrai.engine.books import Books, RunOptions
+from orchestrai.engine.books import Asked, Books, RunOptions
 from orchestrai.engine.draft import Draft, drafted_for, plan_again
 from orchestrai.engine.engine import Engine
 from orchestrai.engine.held import HeldTasks
@@ -24,6 +24,7 @@ from orchestrai.engine.item import Item
 from orchestrai.engine.lane import ELSEWHERE_S, Lane, TurnedAway
 from orchestrai.engine.progress import Progress
 from orchestrai.engine.reuse import usable
+from orchestrai.engine.steps import Steps
 from orchestrai.errors import ErrorClass, LedgerError
 from orchestrai.ids import now_us
 from orchestrai.ledger.queries import StoredAnswer
@@ -123,6 +124,8 @@ class Run:
         self.unrecorded: dict[int, Result] = {}  # by position; settled, but the ledger could not be written
         self._primaries: dict[bytes, Item] = {}  # by key; equal tasks join the first
         self._held = HeldTasks(engine.ledger, self._settle_from_ledger, self._enqueue)
+        self._steps = Steps(lambda position: self.results[position])
+        self._going_on = False  # whether tasks that became ready are seen to
         self._preferences = preferences
         self._only_model: str | None = None  # with `mix=False`, once it is known
         self._open_input = True
@@ -191,6 +194,7 @@ class Run:
                 async with asyncio.TaskGroup() as group:
                     self._group = group
                     self._pump_all()
+                    self._go_on()
                     while not self._complete() and self.status == "running":
                         self._changed.clear()
                         await self._changed.wait()
@@ -239,17 +243,23 @@ class Run:
                 first.copies = [copy]
             else:
                 first.copies.append(copy)
-        self._primaries.update((item.key, item) for item in (*draft.fresh, *(item for item, _, _ in draft.reused)))
+        fresh = []
+        for item in draft.fresh:
+            if item.lineage is not None and (item.lineage.awaited or self._steps.has_to_wait(item)):
+                self._steps.hold(item)
+            else:
+                fresh.append(item)
+        self._primaries.update((item.key, item) for item in (*fresh, *(item for item, _, _ in draft.reused)))
         if self.status != "running":  # stopped already, by a refused row or by a close
             return
         for item, found, source in draft.reused:
             self.books.settle_reused(item, found, source)
-        fresh = draft.fresh
         if any(item.task.priority is not None for item in fresh):
             fresh.sort(key=lambda item: _DEFAULT_PRIORITY if item.task.priority is None else item.task.priority)
         for item in fresh:
             self._place(item)
         self._pump_all()
+        self._go_on()
         self._changed.set()
         if late:
             await self.feed(late)
@@ -412,6 +422,29 @@ class Run:
         queue.items.append(item)
         self._pump(queue)
 
+    # Tasks that wait for others of the call.
+
+    def _go_on(self) -> None:
+        """See to the tasks whose parents are settled, unless somebody does."""
+        if self._group is not None and self._steps.any_ready and not self._going_on and self.status == "running":
+            self._going_on = True
+            self._spawn(self._group, self._feed_ready())
+
+    async def _feed_ready(self) -> None:
+        """Feed the tasks whose parents are settled, and skip those that cannot start."""
+        try:
+            while (ready := self._steps.take_ready()) and self.status == "running":
+                lost = await asyncio.to_thread(self._steps.joined, ready)
+                for item, why in lost:
+                    self.books.begin(item)
+                    self.books.settle_skipped(item, why, "parent")
+                gone = {id(item) for item, _ in lost}
+                await self.feed([item for item in ready if id(item) not in gone])
+        except LedgerError as error:
+            self._break(error)
+        finally:
+            self._going_on = False
+
     # Windows and budgets without room.
 
     def no_room(self, item: Item, full: Full) -> None:
@@ -505,7 +538,7 @@ class Run:
         for answer in answers or ():
             found = usable(answer, item)
             if found is not None:
-                self.books.settle_reused(item, found, answer.task_id)
+                self.books.settle_reused(item, found, Asked(answer.task_id, answer.send_seq))
                 return True
         return False
 
@@ -529,6 +562,8 @@ class Run:
             self._on_result(result)
         else:
             self.results[position] = result
+            self._steps.settled(position)
+            self._go_on()
         if result.status == "failed" and self.first_failure is None:
             self.first_failure = result
             if self.options.on_error == "stop":

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import partial
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import orjson
 
@@ -20,9 +20,10 @@ from orchestrai.engine.reuse import reused_result
 from orchestrai.errors import ErrorClass, LedgerError
 from orchestrai.ids import new_id, now_us
 from orchestrai.ledger import queries
+from orchestrai.ledger.chains import memory_of
 from orchestrai.ledger.group import Settling
 from orchestrai.ledger.reservations import Charge, forget_call
-from orchestrai.ledger.rows import AttemptRow, OfferRow, OutcomeRow, QuotaRow, SystemRow
+from orchestrai.ledger.rows import AttemptRow, MemoryRow, OfferRow, OutcomeRow, QuotaRow, SystemRow
 from orchestrai.limits.quota import Meter
 from orchestrai.platforms.protocol import Platform, QuotaReading, Reply
 from orchestrai.pricing import Price, from_pico, to_pico
@@ -32,6 +33,13 @@ from orchestrai.text import excerpt
 
 _NO_COST: Final = Decimal(0)
 _UNTOLD_S: Final = 300.0  # until a used-up window is tried again of which nobody tells when it begins anew
+
+
+class Asked(NamedTuple):
+    """The task that was asked, whose answer others take too."""
+
+    task_id: str
+    send_seq: int | None  # its request that was answered; None where none was
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,9 +305,9 @@ class Books:
         result = self._result(item, "failed", error=error, error_class=error_class, reply=reply)
         self._settle(item, result, row, latency_s, quota, charge)
 
-    def settle_skipped(self, item: Item, error: str) -> None:
-        """Settle a task that waited for a window until its deadline."""
-        result = self._result(item, "skipped", error=error, error_class="window")
+    def settle_skipped(self, item: Item, error: str, error_class: ErrorClass = "window") -> None:
+        """Settle a task that waited for a window until its deadline, or for a parent that failed."""
+        result = self._result(item, "skipped", error=error, error_class=error_class)
         self._settle(item, result, None, None)
 
     def settle_cancelled(self, item: Item) -> Result | None:
@@ -349,7 +357,8 @@ class Books:
             answered_at=work.answered_at if work is not None else None,
             task_id=work.task_id if work is not None else None,
             batch_id=self.batch_id,
-            chain_id=item.task.chain,
+            chain_id=item.lineage.chain_id if item.lineage is not None else None,
+            parent_id=item.lineage.parent_id if item.lineage is not None else None,
         )
 
     def _settle(
@@ -367,6 +376,7 @@ class Books:
         work = item.work
         assert work is not None
         self.unpublished += 1
+        asked = Asked(work.task_id, row.send_seq if row is not None else None)
         settling = Settling(
             row,
             answer,
@@ -374,29 +384,37 @@ class Books:
             self._outcome(item, result) if row is None else None,
             (self.claim(item), work.task_id),
             quota,
+            _memory(item, result, asked),
+            item.lineage.rows(work.task_id) if item.lineage is not None and row is None else (),
             charge,
             partial(self._published, item.position, result),
         )
         self.journal.settle(settling, latency_s)
-        self._settle_copies(item, result, work.task_id)
+        self._settle_copies(item, result, asked)
 
-    def _settle_copies(self, item: Item, result: Result, source: str) -> None:
+    def _settle_copies(self, item: Item, result: Result, source: Asked) -> None:
         """Give the equal tasks the outcome of the one that was asked."""
         for copy in item.copies or ():
             self._settle_as(copy, result, source)
         item.copies = None
 
-    def _settle_as(self, item: Item, found: Result, source: str) -> None:
+    def _settle_as(self, item: Item, found: Result, source: Asked) -> None:
         """Settle a task with the outcome of another, equal one."""
-        work = self.begin(item)
-        result = reused_result(item, found, self.batch_id, work.task_id)
+        work = item.work or self.begin(item)
+        result = reused_result(item, found, self.batch_id, work.task_id, source.task_id)
         work.list_cost = to_pico(result.list_cost)
         self._left(item)
-        outcome = self._outcome(item, result, reused_from=source)
+        settling = Settling(
+            outcome=self._outcome(item, result, reused_from=source.task_id),
+            memory=_memory(item, result, source),
+            handoffs=item.lineage.rows(work.task_id) if item.lineage is not None else (),
+            committed=partial(self._published, item.position, result),
+        )
         self.unpublished += 1
-        self.journal.settle(Settling(outcome=outcome, committed=partial(self._published, item.position, result)))
+        self.journal.settle(settling)
+        self._settle_copies(item, found, source)  # it may itself have stood for others while it waited
 
-    def settle_reused(self, item: Item, found: Result, source: str) -> None:
+    def settle_reused(self, item: Item, found: Result, source: Asked) -> None:
         """Settle a task, and the equal ones of the call, with an answer of the ledger.
 
         Args:
@@ -405,7 +423,6 @@ class Books:
             source: The task that was asked then.
         """
         self._settle_as(item, found, source)
-        self._settle_copies(item, found, source)
 
     def _outcome(self, item: Item, result: Result, reused_from: str | None = None) -> OutcomeRow:
         task, work = item.task, item.work
@@ -423,10 +440,7 @@ class Books:
             reused_from,
             work.cost,
             work.list_cost,
-            task.chain,
-            None,
-            None,
-            None,
+            *lineage_columns(item, work.task_id),
             task.type,
             task.priority,
             orjson.dumps(task.tags).decode() if task.tags else None,
@@ -438,6 +452,23 @@ class Books:
     def _published(self, position: int, result: Result, error: LedgerError | None) -> None:
         self.unpublished -= 1
         self._show(position, result, error)
+
+
+def lineage_columns(item: Item, task_id: str) -> tuple[str | None, str | None, str | None, int | None]:
+    """Return the columns that say where a task stands: chain, parent, root and depth."""
+    lineage = item.lineage
+    if lineage is None:
+        return (None, None, None, None)
+    return lineage.chain_id, lineage.parent_id, lineage.root or task_id, lineage.depth
+
+
+def _memory(item: Item, result: Result, asked: Asked) -> MemoryRow | None:
+    """Return the answer as a memory, where others may work with it."""
+    lineage = item.lineage
+    if lineage is None or not lineage.remembers or result.output is None:
+        return None
+    plain = item.schema is None  # else the answer may not be the text as it came
+    return memory_of(asked.task_id, result.output, asked.send_seq, lineage.chain_id, now_us(), as_it_came=plain)
 
 
 def _digest(items: list[Item]) -> bytes:

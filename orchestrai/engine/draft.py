@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from orchestrai.engine.books import RunOptions
+from orchestrai.engine.books import Asked, RunOptions
 from orchestrai.engine.engine import Engine
-from orchestrai.engine.item import Item
+from orchestrai.engine.item import Item, Work
 from orchestrai.engine.reuse import usable
+from orchestrai.engine.steps import Steps
 from orchestrai.errors import InvalidInput
 from orchestrai.ids import now_us
 from orchestrai.ledger.ledger import Found
@@ -32,7 +33,7 @@ class Draft:
     """What becomes of each task of a call.
 
     Args:
-        fresh: Tasks that are asked, each with its route.
+        fresh: Tasks that are asked, each with its route; those that still wait for others of the call among them.
         reused: Tasks that the ledger has an answer to: with the result, and the task that was asked then.
         copies: Tasks that are equal to an earlier one of the call, which is asked or answered for both.
         outlook: What was known of quotas and of earlier replies.
@@ -42,7 +43,7 @@ class Draft:
     """
 
     fresh: list[Item]
-    reused: list[tuple[Item, Result, str]]
+    reused: list[tuple[Item, Result, Asked]]
     copies: list[tuple[Item, Item]]
     outlook: Outlook
     outline: Outline
@@ -81,24 +82,46 @@ async def drafted_for(
             model = await _one_model(items, engine, options, limits, preferences)
         _narrow(items, model)
     first: dict[bytes, Item] = {}
-    copies = []
-    for item in items:
-        earlier = known.get(item.key) or first.setdefault(item.key, item)
-        if earlier is not item:
-            copies.append((item, earlier))
-    found = _NOBODY
-    if options.reuse or options.name is not None:
-        found = await engine.ledger.find_answers([*first], scope if options.reuse else scope or _NO_BATCH)
-        for item in first.values():
-            item.since = found.newest
+    copies: list[tuple[Item, Item]] = []
     fresh: list[Item] = []
-    reused: list[tuple[Item, Result, str]] = []
-    for item in first.values():
-        answer = _answer(item, found.answers.get(item.key))
-        if answer is None:
-            fresh.append(item)
+    reused: list[tuple[Item, Result, Asked]] = []
+    settled: dict[int, Result] = {}  # by position: what tasks of the call can go on from without anything being asked
+    steps = Steps(settled.get)
+    ready = []
+    for item in items:
+        if item.lineage is not None and item.lineage.awaited:
+            steps.hold(item)
         else:
-            reused.append((item, *answer))
+            ready.append(item)
+    while ready:
+        new: list[Item] = []
+        for item in ready:
+            earlier = known.get(item.key) or first.setdefault(item.key, item)
+            if earlier is item:
+                new.append(item)
+            else:
+                copies.append((item, earlier))
+        found = _NOBODY
+        if options.reuse or options.name is not None:
+            found = await engine.ledger.find_answers(
+                [item.key for item in new], scope if options.reuse else scope or _NO_BATCH
+            )
+        answered: dict[int, tuple[Result, Asked]] = {}  # by the identity of the task
+        for item in new:
+            item.since = found.newest if found is not _NOBODY else None
+            answer = _answer(item, found.answers.get(item.key))
+            if answer is None:
+                fresh.append(item)
+            else:
+                reused.append((item, *answer))
+                answered[id(item)] = answer
+        for item in ready:
+            answer = answered.get(id(known.get(item.key) or first[item.key]))
+            if answer is not None and item.lineage is not None and item.lineage.remembers:
+                settled[item.position] = _as_settled(item, *answer)
+                steps.settled(item.position)
+        ready = await _next_ready(steps, model if not options.mix else None)
+    fresh += steps.waiting
     outlook = await _look(fresh, engine, options, limits)
     drawn = await _outlined(fresh, outlook, limits, preferences)
     return Draft(fresh, reused, copies, outlook, drawn, model, scope)
@@ -197,10 +220,34 @@ async def _look(items: Sequence[Item], engine: Engine, options: RunOptions, limi
     return Outlook(now, states, experience, shares, options.latest)
 
 
-def _answer(item: Item, answers: list[StoredAnswer] | None) -> tuple[Result, str] | None:
+async def _next_ready(steps: Steps, model: str | None) -> list[Item]:
+    """Return the tasks that what the ledger has answered lets go on."""
+    ready: list[Item] = []
+    while some := steps.take_ready():
+        lost = {id(item) for item, _ in await asyncio.to_thread(steps.joined, some)}
+        for item in some:
+            if id(item) in lost:  # an empty answer before it: it is told when the call runs
+                steps.give_back(item)
+            else:
+                ready.append(item)
+    if model is not None:
+        _narrow(ready, model)
+    return ready
+
+
+def _as_settled(item: Item, found: Result, asked: Asked) -> Result:
+    """Return an answer of the ledger as the result that the task will have, for those that come after it."""
+    work = item.work = item.work or Work(now_us())
+    assert item.lineage is not None
+    return replace(
+        found, task_id=work.task_id, index=item.index, chain_id=item.lineage.chain_id, reused_from=asked.task_id
+    )
+
+
+def _answer(item: Item, answers: list[StoredAnswer] | None) -> tuple[Result, Asked] | None:
     """Return the newest answer of the ledger that may be reused for a task, and the task that was asked then."""
     for answer in answers or ():
         found = usable(answer, item)
         if found is not None:
-            return found, answer.task_id
+            return found, Asked(answer.task_id, answer.send_seq)
     return None

@@ -16,7 +16,9 @@ from orchestrai.task import Task
 _UNCOUNTED: Final = frozenset[ErrorClass]({"rate", "window", "balance", "key", "overloaded", "connection"})
 
 
-def holds_of(task: Task, size: int, offer: Offer, outlook: Outlook, limits: Limits) -> tuple[Hold, ...]:
+def holds_of(
+    task: Task, size: int, offer: Offer, outlook: Outlook, limits: Limits, handed: int = 0
+) -> tuple[Hold, ...]:
     """Return what one request may use, by meter; empty where nothing is counted.
 
     Args:
@@ -25,6 +27,7 @@ def holds_of(task: Task, size: int, offer: Offer, outlook: Outlook, limits: Limi
         offer: Where it goes.
         outlook: What is known of earlier replies.
         limits: The call's own limits, and the budgets.
+        handed: Size of what others hand to it [bytes]; the guess has it already.
     """
     budgets = limits.budgets(task, offer) if offer.tier == "paid" else ()
     if not offer.meters and not budgets:
@@ -33,7 +36,7 @@ def holds_of(task: Task, size: int, offer: Offer, outlook: Outlook, limits: Limi
     likely = experience.usage(task, size, "expected")
 
     def cash() -> int:
-        bound = most(task, offer)
+        bound = most(task, offer, handed)
         at_most = offer.price.pico(bound) if offer.price is not None and bound is not None else limits.allowance
         if at_most is None and offer.price is not None:  # nothing bounds it, and no hard cap holds
             at_most = offer.price.pico(likely)

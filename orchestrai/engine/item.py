@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrai.ids import new_id
 from orchestrai.messages import Message
@@ -11,6 +11,9 @@ from orchestrai.result import NO_USAGE, Usage
 from orchestrai.routing.offers import Offer, Route
 from orchestrai.schemas import AnswerSchema
 from orchestrai.task import Task
+
+if TYPE_CHECKING:
+    from orchestrai.engine.lineage import Lineage
 
 
 @dataclass(slots=True, eq=False)
@@ -63,6 +66,8 @@ class Item:
     copies: list[Item] | None = None  # equal tasks that take its answer
     work: Work | None = None
     choice: int = 0  # which offer of its route is being tried
+    lineage: Lineage | None = None  # its chain and what comes before it; None for most tasks
+    handed: int = 0  # size of what others hand to it [bytes]
 
     @property
     def offer(self) -> Offer:

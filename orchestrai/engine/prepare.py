@@ -11,7 +11,10 @@ from typing import Any
 from orchestrai import attachments
 from orchestrai.attachments import Attachment
 from orchestrai.engine.item import Item
-from orchestrai.errors import ErrorClass, InvalidInput
+from orchestrai.engine.lineage import Awaited, fit
+from orchestrai.engine.origins import Origins, Placed, Refusal
+from orchestrai.errors import InvalidInput
+from orchestrai.parents import has_lineage, rows_before
 from orchestrai.result import Result
 from orchestrai.routing.context import fitting
 from orchestrai.routing.estimate import guessed
@@ -38,12 +41,16 @@ class Preparer:
 
     Args:
         router: Where tasks may go.
+        origins: Looks up the chains and parents that tasks name.
         streaming: The answers are to be streamed.
+        whole: All tasks of the call are prepared at once, so that they can name each other.
     """
 
-    def __init__(self, router: Router, *, streaming: bool = False) -> None:
+    def __init__(self, router: Router, origins: Origins, *, streaming: bool = False, whole: bool = False) -> None:
         self._router = router
+        self._origins = origins
         self._streaming = streaming
+        self._whole = whole
         self._schemas: dict[int, tuple[Any, AnswerSchema]] = {}  # the schema is kept, so that its id stays its own
         self._files: dict[str | Path, Attachment] = {}
         self._told: set[tuple[str, str]] = set()  # options that were dropped and warned of
@@ -70,31 +77,75 @@ class Preparer:
         """
         items: list[Item] = []
         results: dict[int, Result] = {}
+        refused = refused or {}
+        placed = self._placed(tasks, refused, start)
         for offset, given in enumerate(tasks):
             index, row = start + offset, labels[offset] if labels is not None else None
-            why, error_class = (refused or {}).get(index), "input"
-            task = given
-            if why is None and task.files:
+            place = placed.get(index)
+            task = given if place is None else place.task
+            refusal = None if place is None else place.refusal
+            if index in refused:
+                refusal = Refusal(refused[index], "skipped", "input")
+            if refusal is None and task.files:
                 try:
                     task = self._with_files(task)
                 except InvalidInput as error:
-                    why = str(error)
-            route = fitting(self._router.route(task, streaming=self._streaming), task) if why is None else None
+                    refusal = Refusal(str(error), "skipped", "input")
+            route = fitting(self._router.route(task, streaming=self._streaming), task) if refusal is None else None
             if route is not None and not route.offers:
-                why, error_class = f"no platform can take this task: {route.why_none()}", "request"
+                refusal = Refusal(f"no platform can take this task: {route.why_none()}", "failed", "request")
             elif route is not None:
                 self._tell_dropped(task, route.offers[0])
-            schema = self.schema(task.schema) if why is None else None
+            schema = self.schema(task.schema) if refusal is None else None
             digest = schema.digest if schema is not None else None
-            size = guessed(task) if why is None else 0
+            size = guessed(task) if refusal is None else 0
             for sample in range(task.samples or 1):
-                if why is not None or route is None:
-                    results[self._position] = _refusal(task, why or "", error_class, index, row, sample)
+                if refusal is not None or route is None:
+                    assert refusal is not None
+                    results[self._position] = _refused(task, refusal, index, row, sample)
                 else:
-                    key = task.sample_key(sample, digest)
-                    items.append(Item(task, index, row, sample, key, route, schema, size, self._position))
+                    key = task.sample_key(sample, digest) if place is None else b""
+                    item = Item(task, index, row, sample, key, route, schema, size, self._position)
+                    if place is not None:
+                        item.lineage = replace(place.lineage, route=route)
+                    items.append(item)
                 self._position += 1
+        if placed:
+            self._join(items, results)
         return Prepared(items, results)
+
+    def _placed(self, tasks: Sequence[Task], refused: Mapping[int, str], start: int) -> dict[int, Placed]:
+        """Return where tasks stand that name a chain or others; most calls have none."""
+        if not any(map(has_lineage, tasks)):
+            return {}
+        if not self._whole and any(map(rows_before, tasks)):
+            raise InvalidInput(
+                "A parent that is named by its row belongs to a whole batch: use batch(…) or start(…), or name its Result."
+            )
+        return self._origins.place({start + i: task for i, task in enumerate(tasks) if start + i not in refused})
+
+    def _join(self, items: Sequence[Item], results: Mapping[int, Result]) -> None:
+        """Tell tasks from each other that name each other, and measure what each is handed."""
+        at: dict[int, list[Awaited]] = {}  # what stands for a row: one for each of its samples
+        for item in items:
+            at.setdefault(item.index, []).append(Awaited("after", item.position, item))
+        for position, result in results.items():
+            at.setdefault(result.index, []).append(Awaited("after", position, None))
+        for item in items:
+            if item.lineage is None:
+                continue
+            item.lineage.before = tuple(
+                one
+                for named in item.lineage.before
+                for one in (
+                    [other._replace(kind=named.kind) for other in at.get(named.position, ())]
+                    if isinstance(named, Awaited)
+                    else [named]
+                )
+            )
+            item.lineage.positions = frozenset(one.position for one in item.lineage.awaited)
+            contexts = {link.task_id: link.context for link in item.lineage.parents}
+            fit(item, lambda task_id, contexts=contexts: self._origins.text_of(contexts[task_id]))  # type: ignore[misc]  # mypy knows no defaults of lambdas
 
     def _tell_dropped(self, task: Task, offer: Offer) -> None:
         """Warn once of options that the platform cannot take; its tasks are sent without them."""
@@ -135,13 +186,12 @@ class Preparer:
         return replace(task, files=tuple(hashed))
 
 
-def _refusal(task: Task, why: str, error_class: Any, index: int, row: Any, sample: int) -> Result:
-    status: ErrorClass = error_class
+def _refused(task: Task, refusal: Refusal, index: int, row: Any, sample: int) -> Result:
     return Result(
         task,
-        status="skipped" if status == "input" else "failed",
-        error=why,
-        error_class=status,
+        status=refusal.status,
+        error=refusal.why,
+        error_class=refusal.error_class,
         index=index,
         row=row,
         sample=sample,

@@ -6,22 +6,28 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from orchestrai.engine.item import Item, Work
-from orchestrai.messages import Message, messages_of
+from orchestrai.messages import Message, Prompt, messages_of
 from orchestrai.platforms.protocol import Request
 from orchestrai.task import attached
 
 _NO_FIELDS: Final[Mapping[str, Any]] = {}
 
 
-def request_for(item: Item, work: Work, attempt_id: str) -> Request:
+def request_for(item: Item, work: Work, attempt_id: str, prompt: Prompt) -> Request:
     """Return the request of the next attempt.
+
+    Args:
+        item: The task.
+        work: What is known of it.
+        attempt_id: Id of the attempt.
+        prompt: The prompt, with what others handed to the task.
 
     Raises:
         InvalidInput: A file of the task is not what it was.
     """
     task, offer, schema = item.task, item.offer, item.schema
     can = offer.platform.capabilities(offer.model)
-    messages = messages_of(task.prompt)
+    messages = messages_of(prompt)
     system = task.system
     if messages[0].role == "system" and system is None:
         system, messages = messages[0].text, messages[1:]

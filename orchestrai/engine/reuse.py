@@ -59,8 +59,17 @@ def usable(answer: StoredAnswer, item: Item) -> Result | None:
     )
 
 
-def reused_result(item: Item, found: Result, batch_id: str, task_id: str) -> Result:
-    """Return the outcome `found` as the outcome of another, equal task: it cost nothing more."""
+def reused_result(item: Item, found: Result, batch_id: str, task_id: str, source: str) -> Result:
+    """Return the outcome `found` as the outcome of another, equal task: it cost nothing more.
+
+    Args:
+        item: That task.
+        found: The outcome.
+        batch_id: Id of the call.
+        task_id: Id of the task.
+        source: Id of the task that was asked.
+    """
+    lineage = item.lineage
     return replace(
         found,
         task=item.task,
@@ -73,5 +82,7 @@ def reused_result(item: Item, found: Result, batch_id: str, task_id: str) -> Res
         sample=item.sample,
         task_id=task_id,
         batch_id=batch_id,
-        chain_id=item.task.chain,
+        chain_id=lineage.chain_id if lineage is not None else None,
+        parent_id=lineage.parent_id if lineage is not None else None,
+        reused_from=source if found.success else None,
     )

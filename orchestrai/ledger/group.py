@@ -21,7 +21,9 @@ from orchestrai.ledger.reservations import Charge, Full, Hold, Reserving
 from orchestrai.ledger.rows import (
     AnswerRow,
     AttemptRow,
+    HandoffRow,
     LoggedAnswer,
+    MemoryRow,
     OfferRow,
     OutcomeRow,
     PromptRow,
@@ -54,6 +56,7 @@ class Opening(NamedTuple):
     prompt: tuple[str, str] | None  # kind and text, with a task's first request
     kept: tuple[OfferRow | SystemRow, ...]  # what it names, where the ledger may not have it yet
     holds: tuple[Hold, ...]  # what it may use of quotas and budgets
+    handoffs: tuple[HandoffRow, ...]  # what its task was handed, with the first request
     granted: asyncio.Future[Grant]
 
 
@@ -66,6 +69,8 @@ class Settling(NamedTuple):
     outcome: OutcomeRow | None = None  # of a task that no attempt of its own settles
     claim: tuple[bytes, str] | None = None  # given back, with the id of its task
     quota: tuple[QuotaRow, ...] = ()  # what was told with it
+    memory: MemoryRow | None = None  # the answer, where others work with it
+    handoffs: tuple[HandoffRow, ...] = ()  # of a task that was never asked
     charge: Charge | None = None  # what the request used of quotas and budgets; None where it had reserved nothing
     committed: Callable[[LedgerError | None], None] | None = None  # on the loop, once it is durable, or cannot be
 
@@ -156,6 +161,8 @@ class Writing:
         answered = [(s.key, s.attempt.send_seq) for s in settlings if s.attempt is not None and s.key is not None]
         insert(connection, LoggedAnswer, self._answers.add(connection, answered))
         insert(connection, OutcomeRow, [s.outcome for s in settlings if s.outcome is not None])
+        insert(connection, MemoryRow, [s.memory for s in settlings if s.memory is not None])
+        insert(connection, HandoffRow, [row for s in settlings for row in s.handoffs])
         insert(connection, QuotaRow, [row for s in settlings for row in s.quota])
         charges = {s.attempt.send_seq: s.charge for s in settlings if s.attempt is not None and s.charge is not None}
         if charges:
@@ -188,6 +195,7 @@ class Writing:
         )
         holders = queries.claims_on(connection, [o.claim for o in asking]) if taken < len(asking) else {}
         grants: list[Grant] = []
+        handoffs: list[HandoffRow] = []
         sends, prompts, leaving, kept = [], [], [], {}
         for opening in openings:
             row = opening.row
@@ -210,10 +218,12 @@ class Writing:
                 leaving.append((newest, opening.holds))
             if opening.prompt is not None:
                 prompts.append((newest, *opening.prompt))
+            handoffs += opening.handoffs
             kept.update(dict.fromkeys(opening.kept))
         self._known.newest_send = newest
         insert(connection, SendRow, sends)
         insert(connection, PromptRow, prompts)
+        insert(connection, HandoffRow, handoffs)
         if reserving is not None:
             reserving.reserve(leaving)
         for kind in (OfferRow, SystemRow):

@@ -41,8 +41,7 @@ SELECT status, count(*), sum(cost) FROM (
 
 def attempts_of(connection: sqlite3.Connection, task_id: str) -> list[dict[str, Any]]:
     """Return every request of a task, in order, each with how it was routed, how it ended and what it was priced by."""
-    first = _first_since(connection, _moment(task_id) - _LATE_US)
-    return _dicts(connection.execute(_ATTEMPTS, (task_id, first)))
+    return _dicts(connection.execute(_ATTEMPTS, (task_id, first_near(connection, task_id))))
 
 
 def outcome_of(connection: sqlite3.Connection, task_id: str) -> dict[str, Any] | None:
@@ -75,6 +74,11 @@ def calls_since(connection: sqlite3.Connection, since_us: int, is_alive: Callabl
         call["cost"] = None if any(cost is None for cost in costs) else sum(costs)
         del call["owner_id"]
     return calls
+
+
+def first_near(connection: sqlite3.Connection, task_id: str) -> int:
+    """Return a request's number before which none of a task can be."""
+    return _first_since(connection, _moment(task_id) - _LATE_US)
 
 
 def _dicts(cursor: sqlite3.Cursor) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from orchestrai.ids import now_us
 from orchestrai.ledger.connection import LedgerFile
 from orchestrai.ledger.group import Grant, Group, Job, Known, NotGranted, Opening, Settling, Writing
 from orchestrai.ledger.reservations import NOTHING, Hold
-from orchestrai.ledger.rows import AttemptRow, OfferRow, SendRow, SystemRow
+from orchestrai.ledger.rows import AttemptRow, HandoffRow, OfferRow, SendRow, SystemRow
 
 _FULL_GROUP: Final = 48  # rows that are committed without waiting for more: a burst then leaves in parts
 _FAST_FULL_GROUP: Final = 256  # the same where requests come back at once
@@ -70,6 +70,7 @@ class Journal:
         prompt: tuple[str, str] | None,
         kept: tuple[OfferRow | SystemRow, ...],
         holds: tuple[Hold, ...] = (),
+        handoffs: tuple[HandoffRow, ...] = (),
     ) -> Grant:
         """Record a request that is about to leave; send it only when the answer is its number.
 
@@ -78,7 +79,7 @@ class Journal:
         """
         granted: asyncio.Future[Grant] = self._loop.create_future()
         self._open += 1
-        self._pending.openings.append(Opening(row, claim, since, prompt, kept, holds, granted))
+        self._pending.openings.append(Opening(row, claim, since, prompt, kept, holds, handoffs, granted))
         self._consider()
         try:
             return await granted

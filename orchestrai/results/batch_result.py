@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Self, final, ge
 
 from orchestrai import html, text
 from orchestrai.errors import Detached, InvalidInput, TaskFailed, nearest
+from orchestrai.parents import with_results
 from orchestrai.result import Result
 from orchestrai.results import frames
 from orchestrai.results.frames import Money
@@ -228,6 +229,13 @@ class BatchResult(Sequence[Result]):
     # -- frames ----------------------------------------------------------------------------------------------
 
     @property
+    def frame(self) -> pd.DataFrame | None:
+        """The input's frame with a row for each result, a new copy; None where there was none or rows have samples."""
+        if self._frame is None or self.sampled:
+            return None
+        return frames.part(self._frame, self._rows)
+
+    @property
     def df(self) -> pd.DataFrame:
         """A new frame on every access: the input's columns and index, the answers, and what went wrong.
 
@@ -287,7 +295,11 @@ class BatchResult(Sequence[Result]):
                 "This batch was unpickled or built without an orchestrator, so it cannot ask again: "
                 "run orch.batch([r.task for r in res.failures]) instead."
             )
-        tasks = {self._question(i): self.results[i].task for i in again}
+        places: dict[int, int] = {}
+        for i in again:
+            places.setdefault(self.results[i].index, len(places))
+        by_index = {r.index: r for r in self.results}
+        tasks = {self._question(i): with_results(self.results[i].task, by_index, places) for i in again}
         started = time.perf_counter()
         answers = await self._retry(list(tasks.values()))
         took = time.perf_counter() - started

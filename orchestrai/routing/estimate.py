@@ -80,17 +80,22 @@ def guessed(task: Task) -> int:
     )
 
 
-def most(task: Task, offer: Offer) -> Usage | None:
+def most(task: Task, offer: Offer, handed: int = 0) -> Usage | None:
     """Return the most tokens that one request of a task can take at an offer; None where nothing bounds the answer.
 
     A token is at least a byte of the prompt. An answer is bounded by `max_tokens` where the platform enforces it, else
     by the context window of the model, where that is known.
+
+    Args:
+        task: The task.
+        offer: Where it goes.
+        handed: Size of what others hand to it [bytes].
     """
     can = offer.platform.capabilities(offer.model)
     output = task.max_tokens if can.output_limit and task.max_tokens is not None else offer.context_tokens
     if offer.platform.transport == "cli" or output is None:
         return None
-    size = len((task.system or "").encode("utf-8", "surrogatepass"))
+    size = handed + len((task.system or "").encode("utf-8", "surrogatepass"))
     for part in _parts(task):
         if isinstance(part, str):
             size += len(part.encode("utf-8", "surrogatepass"))

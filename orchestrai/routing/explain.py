@@ -64,7 +64,7 @@ class Sheet:
 
 def sheet(
     fresh: Iterable[Any],
-    reused: Iterable[tuple[Any, Result, str]],
+    reused: Iterable[tuple[Any, Result, Any]],
     copies: Iterable[tuple[Any, Any]],
     refused: Mapping[int, Result],
     count: int,

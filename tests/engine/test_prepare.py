@@ -7,6 +7,8 @@ from typing import Literal
 import pytest
 
 from orchestrai import InvalidInput, InvalidSchema, Task
+from orchestrai.engine.lineage import Rules
+from orchestrai.engine.origins import Origins
 from orchestrai.engine.prepare import Preparer
 from orchestrai.platforms import Capabilities
 from orchestrai.pricing import PriceList
@@ -15,7 +17,11 @@ from orchestrai.testing import ScriptedPlatform
 
 
 def preparer(*platforms, **more):
-    return Preparer(Router(platforms or (ScriptedPlatform(),), PriceList()), **more)
+    def unused():
+        raise AssertionError("a task without a chain and without parents needs no ledger")
+
+    origins = Origins(unused, "project", Rules(), keep_texts=True)
+    return Preparer(Router(platforms or (ScriptedPlatform(),), PriceList()), origins, **more)
 
 
 def test_every_sample_has_its_own_place_and_key_beside_its_task():

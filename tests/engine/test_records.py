@@ -48,7 +48,7 @@ def test_every_request_is_there_with_its_kind_and_its_end(tmp_path):
     assert costs[0] == 0
     assert sum(costs) == result.cost * 10**12
     assert rows(tmp_path, "status, attempts, cost, chain_id, priority, task_type, tags", "tasks") == [
-        ("succeeded", 3, result.cost * 10**12, "c", 2, "testing", '{"k":"v"}')
+        ("succeeded", 3, result.cost * 10**12, result.chain_id, 2, "testing", '{"k":"v"}')
     ]
     assert rows(tmp_path, "count(*)", "claims") == [(0,)]
 
