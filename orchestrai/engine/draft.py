@@ -85,6 +85,7 @@ async def drafted_for(
     copies: list[tuple[Item, Item]] = []
     fresh: list[Item] = []
     reused: list[tuple[Item, Result, Asked]] = []
+    answered: dict[int, tuple[Result, Asked]] = {}  # by the identity of the task
     settled: dict[int, Result] = {}  # by position: what tasks of the call can go on from without anything being asked
     steps = Steps(settled.get)
     ready = []
@@ -94,19 +95,14 @@ async def drafted_for(
         else:
             ready.append(item)
     while ready:
-        new: list[Item] = []
-        for item in ready:
-            earlier = known.get(item.key) or first.setdefault(item.key, item)
-            if earlier is item:
-                new.append(item)
-            else:
-                copies.append((item, earlier))
+        alike = [(item, known.get(item.key) or first.setdefault(item.key, item)) for item in ready]
+        new = [item for item, earlier in alike if earlier is item]
+        copies += [(item, earlier) for item, earlier in alike if earlier is not item]
         found = _NOBODY
         if options.reuse or options.name is not None:
             found = await engine.ledger.find_answers(
                 [item.key for item in new], scope if options.reuse else scope or _NO_BATCH
             )
-        answered: dict[int, tuple[Result, Asked]] = {}  # by the identity of the task
         for item in new:
             item.since = found.newest if found is not _NOBODY else None
             answer = _answer(item, found.answers.get(item.key))
@@ -115,8 +111,8 @@ async def drafted_for(
             else:
                 reused.append((item, *answer))
                 answered[id(item)] = answer
-        for item in ready:
-            answer = answered.get(id(known.get(item.key) or first[item.key]))
+        for item, earlier in alike:
+            answer = answered.get(id(earlier))
             if answer is not None and item.lineage is not None and item.lineage.remembers:
                 settled[item.position] = _as_settled(item, *answer)
                 steps.settled(item.position)
