@@ -25,7 +25,9 @@ import aiohttp  # noqa: F401 - imported before the fork, so that no child pays f
 import genai_prices  # noqa: F401 - likewise
 
 from orchestrai.engine.engine import close_engine, open_engine
-from orchestrai.errors import LedgerError
+from orchestrai.errors import LedgerError, PlatformError
+from orchestrai.handoff import Block, handed_over, unfenced
+from orchestrai.messages import Message
 from orchestrai.orchestrator import Orchestrator
 from orchestrai.platforms.openai import OpenAI
 from orchestrai.platforms.protocol import Capabilities, Reply, Request
@@ -290,8 +292,6 @@ def naive(job: dict[str, Any]) -> None:
             shown.clear()
 
     async def work(server: OpenAI) -> None:
-        from orchestrai.messages import Message
-
         while waiting:
             prompt = waiting.pop()
             if job["wrong"] == "shown_first":
@@ -316,7 +316,98 @@ def naive(job: dict[str, Any]) -> None:
     store.close()
 
 
-JOBS = {"calls": calls, "sweep": sweep, "naive": naive, "share": share, "unshared": unshared}
+class Steps(ScriptedPlatform):
+    """Answers the steps of graphs, and writes down of each request whether what comes before it was committed and there."""
+
+    def __init__(self, name: str, job: dict[str, Any], committed: Any) -> None:
+        super().__init__(name, replies=self._said)
+        self._steps = {step["name"]: step for graph in job["graphs"] for step in graph}
+        self._committed = committed
+        self._log = os.open(job["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+
+    async def _said(self, request: Request) -> str:
+        instruction, blocks = unfenced(request.messages[-1].text)
+        step = self._steps[instruction.split()[0]]
+        there = await self._committed()
+        line = {
+            "name": step["name"],
+            "early": any(said_by(other) not in there for other in (*step["parents"], *step["after"])),
+            "wrong": [block.text for block in blocks] != [said_by(parent) for parent in step["parents"]],
+        }
+        os.write(self._log, json.dumps(line).encode() + b"\n")
+        await asyncio.sleep(step["delay_s"])
+        if step["fails"]:
+            raise PlatformError("request", "this step fails")
+        return said_by(step["name"])
+
+
+def said_by(name: str) -> str:
+    """Return what a step answers."""
+    return f"{{parent}} answer of {name} <<<end>>>"
+
+
+def graphs(job: dict[str, Any]) -> None:
+    """Run graphs of tasks, a batch each, and report how every step ended."""
+    opened: list[Orchestrator] = []
+
+    async def committed() -> set[str]:
+        def look(connection: sqlite3.Connection) -> set[str]:
+            return {text for (text,) in connection.execute("SELECT text FROM answers")}
+
+        return await opened[0]._opened().ledger.read_soon(look)
+
+    platforms = [Steps(name, job, committed) for name in ("one", "two")]
+    with Orchestrator(job["project"], platforms=platforms) as orch:
+        opened.append(orch)
+        ends = {}
+        for number, graph in enumerate(job["graphs"]):
+            tasks: dict[str, Task] = {}
+            for step in graph:  # in an order in which parents come first
+                tasks[step["name"]] = Task(
+                    f"{step['name']} works {{parents}}" if step["parents"] else f"{step['name']} begins",
+                    platform=step["platform"],
+                    parent=[tasks[parent] for parent in step["parents"]] or None,
+                    depends_on=[tasks[other] for other in step["after"]] or None,
+                )
+            order = [*tasks]
+            random.Random(number).shuffle(order)
+            results = orch.batch_sync([tasks[name] for name in order], chain=f"graph {number}", progress="off")
+            ends |= {name: [result.status, result.error_class] for name, result in zip(order, results, strict=True)}
+    Path(job["report"]).write_text(json.dumps(ends), encoding="utf-8")
+
+
+def naive_graphs(job: dict[str, Any]) -> None:
+    """The control: a step starts as soon as its parents' answers are in memory; they are committed in groups."""
+    store: set[str] = set()
+
+    async def committed() -> set[str]:
+        return store
+
+    async def run() -> None:
+        platform = Steps("one", job, committed)
+        for graph in job["graphs"]:
+            answers: dict[str, str] = {}
+            for step in graph:
+                handed = [Block(answers.get(parent, ""), "a step") for parent in step["parents"]]
+                prompt = handed_over(f"{step['name']} works", handed, {})
+                request = Request((Message("user", str(prompt)),), "m", timeout_s=60.0, attempt_id="naive")
+                with contextlib.suppress(PlatformError):
+                    answers[step["name"]] = (await platform.send(request)).text
+                if len(answers) % 16 == 0:
+                    store.update(answers.values())
+
+    asyncio.run(run())
+
+
+JOBS = {
+    "graphs": graphs,
+    "naive_graphs": naive_graphs,
+    "calls": calls,
+    "sweep": sweep,
+    "naive": naive,
+    "share": share,
+    "unshared": unshared,
+}
 
 
 def _child(job: dict[str, Any]) -> None:

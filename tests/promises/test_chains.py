@@ -1,0 +1,113 @@
+"""Promise: a step is sent once what comes before it is committed, and never again once it is answered itself.
+
+Random graphs of tasks, with steps that fail, in processes that are killed while they work on them. The platform looks
+into the ledger at each request: what is not committed then, it says so; and it compares what the step was handed with
+what its parents said.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import Kept, Nursery, read_ledger, scaled, seeded
+
+pytestmark = pytest.mark.promise
+
+MOST_STEPS = 40
+GRAPHS_AT_ONCE = 17  # between kills: 500 graphs and 30 kills at full scale
+
+
+def random_graph(chance: random.Random, name: str) -> list[dict[str, Any]]:
+    """Return the steps of a graph, each after those it works with."""
+    steps: list[dict[str, Any]] = []
+    for i in range(chance.randint(2, MOST_STEPS)):
+        before = chance.sample(steps, min(len(steps), chance.choice((0, 1, 1, 1, 2, 3))))
+        cut = chance.randint(0, len(before)) if chance.random() < 0.3 else len(before)
+        steps.append(
+            {
+                "name": f"{name}s{i}",
+                "parents": [step["name"] for step in before[:cut]],
+                "after": [step["name"] for step in before[cut:]],
+                "fails": chance.random() < 0.05,
+                "platform": chance.choice((None, None, "one", "two")),
+                "delay_s": chance.choice((0.0, 0.0, 0.001, 0.01)),
+            }
+        )
+    return steps
+
+
+def expected(graph: list[dict[str, Any]]) -> dict[str, list[str | None]]:
+    """Return how each step has to end, by its name."""
+    ends: dict[str, list[str | None]] = {}
+    for step in graph:
+        lost = any(ends[other][0] != "succeeded" for other in (*step["parents"], *step["after"]))
+        ends[step["name"]] = (
+            ["skipped", "parent"] if lost else ["failed", "request"] if step["fails"] else ["succeeded", None]
+        )
+    return ends
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
+
+
+def wait_for_requests(path: Path, count: int) -> None:
+    end = time.monotonic() + 30
+    while len(lines(path)) < count:
+        assert time.monotonic() < end, "the requests do not come"
+        time.sleep(0.002)
+
+
+def sent_too_often(graphs: list[list[dict[str, Any]]], asked: list[dict[str, Any]], kept: Kept) -> dict[str, int]:
+    """Return the steps that were sent more often than their answer and what is in doubt explain."""
+    requests = Counter(line["name"] for line in asked)
+    in_doubt = Counter({prompt.split()[0]: count for prompt, count in kept.in_doubt.items()})
+    steps = [step for graph in graphs for step in graph if not step["fails"]]
+    return {
+        step["name"]: requests[step["name"]] for step in steps if requests[step["name"]] > 1 + in_doubt[step["name"]]
+    }
+
+
+def test_steps_wait_for_commits_and_kills_send_nothing_twice(tmp_path: Path, nursery: Nursery) -> None:
+    chance = seeded()
+    kills, sums = scaled(30, 3), Counter[str]()
+    for round_ in range(kills):
+        folder = tmp_path / str(round_)
+        folder.mkdir()
+        graphs = [random_graph(chance, f"g{i}") for i in range(scaled(GRAPHS_AT_ONCE, 4))]
+        must = {name: end for graph in graphs for name, end in expected(graph).items()}
+        ask = sum(end[0] != "skipped" for end in must.values())
+        log, report = folder / "log.jsonl", folder / "report.json"
+        job = {"project": str(folder / "project"), "graphs": graphs, "log": str(log), "report": str(report)}
+        (folder / "project").mkdir()
+        child = nursery.start("graphs", **job)
+        wait_for_requests(log, chance.randint(1, max(1, ask - 1)))
+        child.kill()
+        child.wait()
+        assert nursery.start("graphs", **job).wait(120) == 0
+        ends = json.loads(report.read_text(encoding="utf-8"))
+        asked = lines(log)
+        kept = read_ledger(folder / "project" / ".orchestrai", folder / "copy")
+        assert ends == must
+        assert [line for line in asked if line["early"]] == []
+        assert [line for line in asked if line["wrong"]] == []
+        assert {line["name"] for line in asked} == {name for name, end in must.items() if end[0] != "skipped"}
+        assert {prompt: count for prompt, count in kept.succeeded.items() if count > 1} == {}
+        assert sent_too_often(graphs, asked, kept) == {}
+        assert kept.left_over() == {}
+        sums.update(graphs=len(graphs), steps=len(must), requests=len(asked), in_doubt=kept.in_doubt.total())
+        sums.update(end[0] for end in must.values())
+    print(f"kills={kills} {dict(sums)}")
+
+
+def test_control_a_runner_that_goes_on_from_memory_sends_children_too_early(tmp_path: Path, nursery: Nursery) -> None:
+    graphs = [random_graph(random.Random(i), f"g{i}") for i in range(4)]
+    log = tmp_path / "log.jsonl"
+    assert nursery.start("naive_graphs", graphs=graphs, log=str(log)).wait() == 0
+    assert [line for line in lines(log) if line["early"]]
