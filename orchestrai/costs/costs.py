@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from orchestrai.costs import questions
 from orchestrai.costs.mirror import Mirror
 from orchestrai.costs.period import Moment, Part
+from orchestrai.costs.plots import Plots
 from orchestrai.costs.sql import Parameters, frame
 from orchestrai.pricing import PriceList
 from orchestrai.results.frames import Money
@@ -17,6 +18,7 @@ from orchestrai.results.frames import Money
 if TYPE_CHECKING:
     import pandas as pd
 
+    from orchestrai.costs.figures import Figure
     from orchestrai.ledger.ledger import Ledger
 
 
@@ -45,7 +47,8 @@ class Costs:
         self._made: tuple[Ledger, Mirror] | None = None
 
     @property
-    def _mirror(self) -> Mirror:
+    def mirror(self) -> Mirror:
+        """The ledger in DuckDB, as the questions see it."""
         ledger = self._opened()
         if self._made is None or self._made[0] is not ledger:
             self.close()
@@ -70,7 +73,7 @@ class Costs:
         Raises:
             InvalidQuery: It is not one SELECT, or cannot be run; the message shows where.
         """
-        return frame(self._mirror, query, parameters, money=money)
+        return frame(self.mirror, query, parameters, money=money)
 
     def summary(
         self, *, since: Moment = None, until: Moment = None, project: str | None = None, money: Money = "float"
@@ -83,7 +86,7 @@ class Costs:
             (requests under way). Columns: `unit` (str), `value`, `before` (float64; exact objects with money="decimal";
             `before` is unknown without `since`), `change` (float64: 0.25 is a quarter more).
         """
-        return questions.summary(self._mirror, Part.of(since, until, project), money)
+        return questions.summary(self.mirror, Part.of(since, until, project), money)
 
     def by_platform(
         self, *, since: Moment = None, until: Moment = None, project: str | None = None, money: Money = "float"
@@ -93,7 +96,7 @@ class Costs:
         Returns:
             One row per `platform`, `tier` (str), the dearest first; then the columns that all groups have.
         """
-        return questions.by_platform(self._mirror, Part.of(since, until, project), money)
+        return questions.by_platform(self.mirror, Part.of(since, until, project), money)
 
     def by_model(
         self, *, since: Moment = None, until: Moment = None, project: str | None = None, money: Money = "float"
@@ -103,7 +106,7 @@ class Costs:
         Returns:
             One row per `platform`, `model`, `tier` (str), the dearest first; then the columns that all groups have.
         """
-        return questions.by_model(self._mirror, Part.of(since, until, project), money)
+        return questions.by_model(self.mirror, Part.of(since, until, project), money)
 
     def by_day(
         self, *, since: Moment = None, until: Moment = None, project: str | None = None, money: Money = "float"
@@ -114,7 +117,7 @@ class Costs:
             One row per `day` (datetime64[us], a day in this machine's time zone) in order; then the columns that all
             groups have.
         """
-        return questions.by_day(self._mirror, Part.of(since, until, project), money)
+        return questions.by_day(self.mirror, Part.of(since, until, project), money)
 
     def by_chain(
         self, *, since: Moment = None, until: Moment = None, project: str | None = None, money: Money = "float"
@@ -125,7 +128,7 @@ class Costs:
             One row per `chain_id` (str), the dearest first, with its name `chain` (str) and `created_at` (datetime64[us,
             UTC]); then the columns that all groups have.
         """
-        return questions.by_chain(self._mirror, Part.of(since, until, project), money)
+        return questions.by_chain(self.mirror, Part.of(since, until, project), money)
 
     def by_batch(
         self, *, since: Moment = None, until: Moment = None, project: str | None = None, money: Money = "float"
@@ -136,7 +139,7 @@ class Costs:
             One row per `batch_id` (str), the dearest first, with its name `batch`, `kind`, `project`, `status` (str) and
             `created_at` (datetime64[us, UTC]); then the columns that all groups have.
         """
-        return questions.by_batch(self._mirror, Part.of(since, until, project), money)
+        return questions.by_batch(self.mirror, Part.of(since, until, project), money)
 
     def by_type(
         self, *, since: Moment = None, until: Moment = None, project: str | None = None, money: Money = "float"
@@ -147,7 +150,7 @@ class Costs:
             One row per `task_type` (str, missing for tasks without), the dearest first; then the columns that all groups
             have.
         """
-        return questions.by_type(self._mirror, Part.of(since, until, project), money)
+        return questions.by_type(self.mirror, Part.of(since, until, project), money)
 
     def by_tag(
         self,
@@ -171,7 +174,7 @@ class Costs:
             One row per `value` (str), the dearest first; tasks without the tag are left out; then the columns that all
             groups have.
         """
-        return questions.by_tag(self._mirror, Part.of(since, until, project), money, key)
+        return questions.by_tag(self.mirror, Part.of(since, until, project), money, key)
 
     def savings(
         self, *, since: Moment = None, until: Moment = None, project: str | None = None, money: Money = "float"
@@ -186,7 +189,7 @@ class Costs:
             One row per `kind` (str), the largest first: `times` (Int64: requests or tasks), `saved` [USD], `share`
             (float64), `unpriced` (Int64: times without a list price, which count as nothing).
         """
-        return questions.savings(self._mirror, Part.of(since, until, project), money)
+        return questions.savings(self.mirror, Part.of(since, until, project), money)
 
     def estimates(
         self, *, since: Moment = None, until: Moment = None, project: str | None = None, money: Money = "float"
@@ -198,7 +201,7 @@ class Costs:
             `input_ratio` (float64, actual to expected, and `_p05`, `_p95` of single requests), `output_limit_tokens` (where
             a limit was given), `output_tokens` (Int64), `est_cost` (where one was recorded), `cost` [USD].
         """
-        return questions.estimates(self._mirror, Part.of(since, until, project), money)
+        return questions.estimates(self.mirror, Part.of(since, until, project), money)
 
     def latency(self, *, since: Moment = None, until: Moment = None, project: str | None = None) -> pd.DataFrame:
         """Return where the time of settled tasks went: in our queue, in waits after refusals, at the provider.
@@ -208,7 +211,7 @@ class Costs:
             percentiles `queue_p95_s`, `throttle_p95_s`, `provider_p50_s`, `provider_p95_s`, `provider_p99_s`; `ttft_p50_s`
             (time to the first token of streams) [s] (float64).
         """
-        return questions.latency(self._mirror, Part.of(since, until, project), "float")
+        return questions.latency(self.mirror, Part.of(since, until, project), "float")
 
     def outcomes(
         self, *, since: Moment = None, until: Moment = None, project: str | None = None, money: Money = "float"
@@ -219,7 +222,7 @@ class Costs:
             One row per `status`, `error_class`, `platform` (str): `attempts` that ended so, `tasks` that were settled so,
             `reused` (Int64), `cost` [USD].
         """
-        return questions.outcomes(self._mirror, Part.of(since, until, project), money)
+        return questions.outcomes(self.mirror, Part.of(since, until, project), money)
 
     def top(
         self,
@@ -246,7 +249,7 @@ class Costs:
             `output_tokens` [tokens] (Int64, all attempts), `duration_s` [s], `attempts` (Int64), `batch` (its name),
             `batch_id` (str), `task_index` (Int64), `chain_id` (str), `settled_at` (datetime64[us, UTC]).
         """
-        return questions.top(self._mirror, Part.of(since, until, project), money, by, limit)
+        return questions.top(self.mirror, Part.of(since, until, project), money, by, limit)
 
     def outliers(
         self,
@@ -270,7 +273,7 @@ class Costs:
             `task_id`, `platform`, `model` (str), `output_tokens` (Int64), `usual_output_tokens`, `output_ratio`, `duration_s`,
             `usual_duration_s`, `duration_ratio` (float64), `cost`, `list_cost` [USD], `batch_id` (str), `task_index` (Int64).
         """
-        return questions.outliers(self._mirror, Part.of(since, until, project), money, factor)
+        return questions.outliers(self.mirror, Part.of(since, until, project), money, factor)
 
     def quota(self) -> pd.DataFrame:
         """Return the newest word of the providers about each quota window; `orch.quota` has what is counted here.
@@ -280,7 +283,7 @@ class Costs:
             `resets_at` (datetime64[us, UTC]), `source` (str), `observed_at`, `percent_per_hour` (float64, in this period
             of the window), `full_at` (when it would be used up at this pace).
         """
-        return questions.quota(self._mirror, "float")
+        return questions.quota(self.mirror, "float")
 
     def lineage(self, chain: str, *, money: Money = "float") -> pd.DataFrame:
         """Return the tasks of a chain, or those that a task came from and that came of it.
@@ -300,7 +303,7 @@ class Costs:
         """
         from orchestrai.costs.lineage import lineage
 
-        return lineage(self._mirror, self._opened(), chain, money)
+        return lineage(self.mirror, self._opened(), chain, money)
 
     def reprice(
         self,
@@ -341,8 +344,26 @@ class Costs:
 
         part = Part.of(since, until, project)
         return reprice(
-            self._mirror, self._prices, part, model, money, at=at, processing=processing, service_tier=service_tier
+            self.mirror, self._prices, part, model, money, at=at, processing=processing, service_tier=service_tier
         )
+
+    @property
+    def plot(self) -> Plots:
+        """Figures of the questions: `orch.costs.plot.by_day()`, `.by_platform()`, `.savings()`, `.timeline(batch)`, …"""
+        return Plots(self)
+
+    def dashboard(self, *, since: Moment = "30d", until: Moment = None, project: str | None = None) -> Figure:
+        """Return one figure of it all: billed, list cost, saved, tasks, success, tokens and p95 with their change, cost per
+        day, savings, platforms and models, and the newest batch.
+
+        Args:
+            since: From this moment on; the change is against the same time before.
+            until: Up to this moment.
+            project: Of this project alone.
+        """
+        from orchestrai.costs.plots import dashboard
+
+        return dashboard(self, since, until, project)
 
     def export(self, value: Any, path: str | Path) -> Path:
         """Write a frame to .csv or .parquet, or a figure or the dashboard to one .html file that needs no network.

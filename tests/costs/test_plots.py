@@ -1,0 +1,167 @@
+"""Plots: each shows what its frame says, loads nothing, and lets no name become markup."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from history import Writer, orchestrator
+from test_sql import HOSTILE
+
+from orchestrai import InvalidInput
+
+EVIL = (
+    "<b>x</b>",
+    "<a href='https://evil.example'>x</a>",
+    "$\\alpha$ and $\\beta$",
+    "%{y}",
+    "<img src=x onerror=alert(1)>",
+)
+PLOTS = {
+    "by_day": (), "savings": (), "by_platform": (), "by_model": (), "by_chain": (), "by_batch": (), "by_type": (),
+    "by_tag": ("team",), "top": (), "latency": (), "outcomes": (), "estimates": (), "quota": (),
+    "reprice": ("gpt-5-mini",), "timeline": (),
+}  # fmt: skip
+
+
+def texts(value: object) -> list[str]:
+    """Return every string of a figure's JSON."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, dict):
+        return [text for part in value.values() for text in texts(part)]
+    return [text for part in value for text in texts(part)] if isinstance(value, list) else []
+
+
+@pytest.mark.parametrize("name", PLOTS)
+def test_a_plot_shows_its_frame_and_its_money(orch, name):
+    figure = getattr(orch.costs.plot, name)(*PLOTS[name])
+    shown = json.loads(figure.to_json())
+    assert len(figure.frame) > 0 or name == "quota"
+    assert shown["data"]
+    assert len(json.dumps(shown)) < 60_000
+    if name == "by_day":
+        drawn = sum(sum(trace.y) for trace in figure.data)
+        assert drawn == pytest.approx(orch.costs.summary()["value"]["cost"])
+
+
+@pytest.mark.parametrize("name", PLOTS)
+def test_without_anything_to_show_a_plot_says_nothing_yet(empty, name):
+    assert "nothing yet" in getattr(empty.costs.plot, name)(*PLOTS[name]).to_json()
+
+
+def test_the_dashboard_has_the_tiles_and_the_first_four(orch, empty):
+    figure = orch.costs.dashboard()
+    values = {trace.title.text: trace.value for trace in figure.data if trace.type == "indicator"}
+    assert values["tasks"] == 23
+    assert values["billed"] == pytest.approx(orch.costs.summary()["value"]["cost"])
+    titles = [annotation.text for annotation in figure.layout.annotations]
+    assert [t for t in titles if t][:3] == [
+        "Cost per day",
+        "Billed, and at list prices without reuse",
+        "Platforms and models",
+    ]
+    assert "nothing yet" in empty.costs.dashboard().to_json()
+
+
+def test_no_name_becomes_markup_mathematics_or_a_template(tmp_path):
+    writer = Writer(tmp_path / ".orchestrai")
+    for i, name in enumerate((*EVIL, *HOSTILE)):
+        writer.offer(i, name, "paid", model=name)
+        batch = writer.batch(name=name)
+        send = writer.send(batch, offer_id=i, tags={"team": name}, chain_id=name, task_type=name)
+        writer.write(send, writer.end(send, model_used=name, error_class=None))
+    writer.close()
+    with orchestrator(tmp_path) as orch:
+        plot = orch.costs.plot
+        figures = [getattr(plot, name)(*PLOTS[name]) for name in PLOTS]
+        figures += [
+            orch.costs.dashboard(),
+            *(plot.chain(name) for name in EVIL),
+            *(plot.timeline(name) for name in EVIL),
+        ]
+        figures += [plot.by_tag(name) for name in EVIL]
+        figures.append(plot.frame(orch.costs.by_model(), "model", "cost", title=EVIL[0]))
+        for figure in figures:
+            bundle = figure._repr_mimebundle_()
+            for text in texts(json.loads(figure.to_json())):
+                assert not re.search(r"<(?!br>|extra>|/extra>)", text), text
+                assert not re.search(r"\$[^$]*\$", text), text
+                assert not re.search(r"%\{(?!x|y|customdata)", text), text
+            assert not re.search(r"<(b|a|img)[ >]", bundle["text/html"].replace("<b>evil", ""))
+            page = figure.to_page()
+            assert "<img src=x" not in page
+
+
+def test_a_figure_shows_itself_without_a_network(orch, tmp_path):
+    figure = orch.costs.plot.by_platform()
+    bundle = figure._repr_mimebundle_()
+    assert bundle["application/vnd.plotly.v1+json"]["config"]["showSendToCloud"] is False
+    assert "cdn" not in json.dumps(bundle)
+    assert "scripted-1" in bundle["text/html"]
+    assert bundle["text/plain"] == repr(figure)
+    path = orch.costs.export(orch.costs.dashboard(), tmp_path / "costs.html")
+    page = path.read_text(encoding="utf-8")
+    assert "<title>Costs</title>" in page
+    assert not re.search(r"<(script|link|img)[^>]+(src|href)=", page)
+
+
+def test_a_large_batch_is_drawn_by_what_was_under_way(tmp_path):
+    writer = Writer(tmp_path / ".orchestrai")
+    writer.offer(1, "openai", "paid")
+    batch = writer.batch("large")
+    sends = [writer.send(batch, at=writer.begun + i * 10_000) for i in range(1_500)]
+    writer.write(*sends, *map(writer.end, sends))
+    writer.close()
+    with orchestrator(tmp_path) as orch:
+        figure = orch.costs.plot.timeline("large")
+        assert len(figure.to_json()) < 40_000
+        assert max(figure.frame["under_way"]) == pytest.approx(
+            100, abs=2
+        )  # one second each, one every ten milliseconds
+
+
+def test_parents_and_children_are_linked(tmp_path):
+    writer = Writer(tmp_path / ".orchestrai")
+    writer.offer(1, "openai", "paid")
+    batch = writer.batch("chained")
+    first = writer.send(batch, chain_id="c", depth=0)
+    second = writer.send(batch, chain_id="c", depth=1, parent_task_id=first.task_id)
+    third = writer.send(batch, chain_id="c", depth=2, parent_task_id=second.task_id)
+    other = writer.send(batch, chain_id="c", depth=1, parent_task_id=first.task_id)
+    writer.write(*(row for send in (first, second, third, other) for row in (send, writer.end(send, cost=10**12))))
+    writer.file.write(lambda c: c.execute("INSERT INTO chains VALUES ('c', 'report', 'here', 1)").rowcount)
+    writer.file.write(
+        lambda c: (
+            c.execute(
+                "INSERT INTO handoffs VALUES (?, 0, 'parent', ?, NULL, NULL, NULL)", (third.task_id, other.task_id)
+            ).rowcount
+        )
+    )
+    writer.close()
+    with orchestrator(tmp_path) as orch:
+        found = orch.costs.lineage("report", money="decimal").set_index("task_id")
+        assert found["cost_below"].map(int).to_dict() == {
+            first.task_id: 4,
+            second.task_id: 2,
+            third.task_id: 1,
+            other.task_id: 1,
+        }
+        assert found["parents"][third.task_id] == (other.task_id,)
+        assert set(orch.costs.lineage(other.task_id)["task_id"]) == {first.task_id, other.task_id, third.task_id}
+        lines = next(trace for trace in orch.costs.plot.chain("report").data if trace.mode == "lines")
+        assert list(lines.x).count(None) == 3
+        links = next(trace for trace in orch.costs.plot.timeline("chained").data if trace.type == "scatter")
+        assert list(links.x).count(None) == 3
+        with pytest.raises(InvalidInput, match="Did you mean 'report'"):
+            orch.costs.lineage("reprot")
+        with pytest.raises(InvalidInput, match="Did you mean 'chained'"):
+            orch.costs.plot.timeline("chaned")
+
+
+def test_any_frame_can_be_drawn_and_a_wrong_column_is_named(orch):
+    found = orch.costs.sql("SELECT platform, count(*) AS n FROM attempts GROUP BY 1")
+    assert len(orch.costs.plot.frame(found, "platform", "n").data[0].x) == len(found)
+    with pytest.raises(InvalidInput, match="Did you mean 'platform'"):
+        orch.costs.plot.frame(found, "plattform", "n")
