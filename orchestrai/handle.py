@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator
+import json
+from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from orchestrai.engine.loop import Errand, awake
@@ -54,6 +55,22 @@ class Handle:
     def result(self) -> BatchResult:
         """The result so far; a task that is not settled yet stands in it as cancelled, "not finished"."""
         return self._result()
+
+    @property
+    def batch_id(self) -> str:
+        """Id of the batch in the ledger."""
+        return self._run.books.batch_id
+
+    def note_command(self, folder: str, arguments: Sequence[str]) -> None:
+        """Record how a shell makes this batch again, for `orchestrai resume`; not where texts are not kept.
+
+        Args:
+            folder: The folder it was made in.
+            arguments: Those of `orchestrai batch`; they may hold a template, and no secret.
+        """
+        if self._run.options.keep_texts:
+            command = json.dumps({"folder": folder, "arguments": [*arguments]})
+            self._run.engine.loop.loop.call_soon_threadsafe(self._run.books.note_command, command)
 
     @property
     def panel(self) -> Panel:

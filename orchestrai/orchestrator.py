@@ -531,6 +531,17 @@ class Orchestrator:
         """
         return self._opened().ledger.calls_since(since_us)
 
+    def resumable(self, batch: str | None = None) -> dict[str, Any] | None:
+        """Return the batch that `orchestrai resume` would go on with, or None.
+
+        Args:
+            batch: Its id or name; None for the newest of a shell that ended without all its answers.
+
+        Raises:
+            LedgerError: The ledger cannot be read.
+        """
+        return self._opened().ledger.resumable(batch)
+
     def read_quota(self) -> None:
         """Ask the clients of plans how much of them is left, so that `platforms` shows it; no model is asked.
 

@@ -1,4 +1,4 @@
-"""The command line: `orchestrai submit`, `batch`, `plan`, `status`, `quota`, `platforms`, `model fetch` and `demo`.
+"""The command line: `orchestrai submit`, `batch`, `plan`, `resume`, `status`, `quota`, `platforms`, `model fetch` and `demo`.
 
 Data goes to stdout, progress and messages to stderr. Exit codes: 0 all succeeded, 1 some tasks failed, 2 bad input,
 3 nothing could run, 4 refused by the budget or by the person, 130 interrupted.
@@ -119,7 +119,7 @@ def _invoke(arguments: list[str]) -> int:
     if _COMPLETION in os.environ:  # the shell asks how a line could go on
         command.main(arguments, prog_name="orchestrai")
     try:
-        with command.make_context("orchestrai", arguments) as context:
+        with command.make_context("orchestrai", list(arguments), obj=arguments) as context:
             code = command.invoke(context)
     except typer.Exit as end:
         return end.exit_code
@@ -208,6 +208,7 @@ def submit(
 
 @app.command()
 def batch(
+    context: typer.Context,
     input: InputOption,
     output: Annotated[
         Path | None,
@@ -241,7 +242,8 @@ def batch(
 ) -> int:
     """Answer many prompts in parallel.
 
-    Interrupted, or with failures, the same command goes on where it ended: what is answered costs nothing.
+    Interrupted, or with failures, `orchestrai resume` or the same command goes on where it ended: what is answered costs
+    nothing.
     """
     from orchestrai.cli import files, outputs, render
 
@@ -260,12 +262,38 @@ def batch(
             "reuse": False if no_reuse else None,
             **_spending(max_cost, deadline, yes),
         }
-        outcome = run_batch(orchestrator, tasks, options)
+        outcome = run_batch(orchestrator, tasks, options, context.obj[1:])
         if outcome.error is not None:
             render.error(outcome.error)
         if outcome.result is not None:
             _deliver(outcome.result, output, format)
+    if outcome.batch_id is not None:
+        render.message(f"orchestrai resume {outcome.batch_id} goes on with it from anywhere.")
     return outcome.code
+
+
+@app.command()
+def resume(
+    batch: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[BATCH]", help="Id or name of a batch; without it, the newest that has answers missing."
+        ),
+    ] = None,
+    format: FormatOption = Format.text,
+    project: ProjectOption = None,
+) -> int:
+    """Go on with a batch that was interrupted, killed, or left with failures: what is answered costs nothing.
+
+    It repeats the command that made the batch, in its folder; the input file is read again.
+    """
+    from orchestrai.cli import render, resuming
+
+    with _orchestrator(project) as orchestrator:
+        found = resuming.command_of(orchestrator.resumable(batch), batch)
+    render.message(found.told)
+    os.chdir(found.folder)
+    return _invoke(["batch", *found.arguments, "--format", format.value])
 
 
 def _deliver(result: BatchResult, output: Path | None, format: Format) -> None:

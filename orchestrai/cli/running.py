@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -28,11 +29,12 @@ _PATIENCE: Final = b"\nKeeping what is finished; press Ctrl-C again to leave at 
 
 
 class Outcome(NamedTuple):
-    """How a batch ended: its exit code, all that was finished of it, and why it ended early."""
+    """How a batch ended: its exit code, all that was finished of it, why it ended early, and its id where it can go on."""
 
     code: int
     result: BatchResult | None
     error: str | None = None
+    batch_id: str | None = None
 
 
 @contextlib.contextmanager
@@ -58,13 +60,16 @@ def one_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def run_batch(orchestrator: Orchestrator, tasks: Any, options: Mapping[str, Any]) -> Outcome:
+def run_batch(
+    orchestrator: Orchestrator, tasks: Any, options: Mapping[str, Any], arguments: Sequence[str] | None = None
+) -> Outcome:
     """Run a batch with its progress on stderr, and return how it ended, also when that was by an interrupt.
 
     Args:
         orchestrator: Who runs it.
         tasks: What `Orchestrator.batch` takes.
         options: Its options.
+        arguments: Those of the command, if `orchestrai resume` can repeat it.
 
     Raises:
         InvalidInput: The tasks cannot be sent; nothing was.
@@ -73,9 +78,13 @@ def run_batch(orchestrator: Orchestrator, tasks: Any, options: Mapping[str, Any]
     handle: Handle | None = None
     try:
         handle = orchestrator.start(tasks, progress="text", **options)
+        if arguments is not None:
+            handle.note_command(str(Path.cwd()), arguments)
         result = handle.wait()
     except KeyboardInterrupt:
-        return Outcome(INTERRUPTED, None if handle is None else handle.result)
+        if handle is None:
+            return Outcome(INTERRUPTED, None)
+        return Outcome(INTERRUPTED, handle.result, batch_id=handle.batch_id)
     except BatchStopped as error:
         return Outcome(TASKS_FAILED, error.result, f"Stopped at the first failure: {error}")
     except LedgerError as error:

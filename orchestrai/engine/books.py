@@ -104,6 +104,8 @@ class Books:
         self._readings: dict[tuple[str, str, str], tuple[float | None, int | None]] = {}  # newest of each window
         self.kept_offers: set[int] = set()  # ids of those that are in the ledger
         self._systems: dict[str, str] = {}  # digests of system prompts
+        self._recorded = False
+        self._command: str | None = None
         self.kept_systems: set[str] = set()  # digests of those that are in the ledger
 
     async def scope_of(self, items: list[Item]) -> str | None:
@@ -155,11 +157,32 @@ class Books:
         recorded = self.journal.do(record)
         if named is None:
             recorded.add_done_callback(_ignore)
-            return
-        # Looked for and recorded in one transaction: two processes that start at once share one batch.
-        self.batch_id = await recorded
-        self.continues = self.batch_id != fresh
-        self.scope = None if options.reuse else self.batch_id
+        else:
+            # Looked for and recorded in one transaction: two processes that start at once share one batch.
+            self.batch_id = await recorded
+            self.continues = self.batch_id != fresh
+            self.scope = None if options.reuse else self.batch_id
+        self._recorded = True
+        if self._command is not None:
+            self._write_command()
+
+    def note_command(self, command: str) -> None:
+        """Record how a shell makes the call again [JSON], once the call itself is recorded."""
+        self._command = command
+        if self._recorded:
+            self._write_command()
+
+    def _write_command(self) -> None:
+        row = (self._command, self.batch_id)
+        self.journal.do(
+            lambda c: (
+                c.execute(
+                    "UPDATE batches SET options = json_set(options, '$.command', json(?)), revision = revision + 1 "
+                    "WHERE batch_id = ?",
+                    row,
+                ).rowcount
+            )
+        ).add_done_callback(_ignore)
 
     def close_call(self, status: str, settled: int, meter: Meter | None = None) -> None:
         """Record how the call ended, and forget the meter that was its own."""

@@ -30,6 +30,13 @@ SELECT b.batch_id, b.name, b.kind, b.project, b.status, b.task_count, b.created_
 FROM batches b JOIN owners w USING (owner_id)
 WHERE b.status = 'running' OR b.created_at >= ? ORDER BY b.created_at DESC
 """
+_COMMANDS: Final = """
+SELECT b.batch_id, b.name, b.kind, b.project, b.status, b.task_count, b.created_at, b.finished_at, b.owner_id, w.pid,
+       w.host, json_extract(b.options, '$.command') AS command
+FROM batches b JOIN owners w USING (owner_id)
+WHERE CASE WHEN ?1 IS NULL THEN command IS NOT NULL ELSE b.batch_id = ?1 OR b.name = ?1 END
+ORDER BY b.created_at DESC LIMIT 20
+"""
 _SETTLED: Final = """
 SELECT status, count(*), sum(cost) FROM (
     SELECT a.status, a.cost FROM sends s JOIN attempts a ON a.send_seq = s.seq
@@ -65,20 +72,46 @@ def calls_since(connection: sqlite3.Connection, since_us: int, is_alive: Callabl
     """
     calls = _dicts(connection.execute(_RUNNING, (since_us,)))
     for call in calls:
-        if call["status"] == "running" and not is_alive(call["owner_id"]):
-            call["status"] = "interrupted"
-        first = _first_since(connection, call["created_at"] - _LATE_US)
-        rows = connection.execute(_SETTLED, (call["batch_id"], first)).fetchall()
-        call["settled"] = {status: count for status, count, _ in rows}
-        costs = [cost for _, _, cost in rows]
-        call["cost"] = None if any(cost is None for cost in costs) else sum(costs)
-        del call["owner_id"]
+        _told(connection, call, is_alive)
     return calls
 
 
 def first_near(connection: sqlite3.Connection, task_id: str) -> int:
     """Return a request's number before which none of a task can be."""
     return _first_since(connection, _moment(task_id) - _LATE_US)
+
+
+def resumable(
+    connection: sqlite3.Connection, named: str | None, is_alive: Callable[[str], bool]
+) -> dict[str, Any] | None:
+    """Return the batch that a shell could go on with: the one of an id or name, or the newest that is not all answered.
+
+    Args:
+        connection: A reading connection.
+        named: Id or name of a batch; None for the newest that a shell made, ended, and left unfinished or with failures.
+        is_alive: Tells whether an owner's process lives.
+
+    Returns:
+        What `calls_since` tells of a call, and `command`: JSON, None where no shell made it. None when there is none.
+    """
+    for call in _dicts(connection.execute(_COMMANDS, (named,))):
+        _told(connection, call, is_alive)
+        left = call["status"] != "finished" or any(status != "succeeded" for status in call["settled"])
+        if named is not None or (left and call["status"] != "running"):
+            return call
+    return None
+
+
+def _told(connection: sqlite3.Connection, call: dict[str, Any], is_alive: Callable[[str], bool]) -> None:
+    """Complete what is told of a call: whether it still runs, its tasks by status, what they cost."""
+    if call["status"] == "running" and not is_alive(call["owner_id"]):
+        call["status"] = "interrupted"
+    first = _first_since(connection, call["created_at"] - _LATE_US)
+    rows = connection.execute(_SETTLED, (call["batch_id"], first)).fetchall()
+    call["settled"] = {status: count for status, count, _ in rows}
+    costs = [cost for _, _, cost in rows]
+    call["cost"] = None if any(cost is None for cost in costs) else sum(costs)
+    del call["owner_id"]
 
 
 def _dicts(cursor: sqlite3.Cursor) -> list[dict[str, Any]]:

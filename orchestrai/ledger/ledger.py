@@ -118,6 +118,11 @@ class Ledger:
         owners = self.folder / "owners"
         return self.read(lambda c: history.calls_since(c, since_us, lambda owner: is_alive(owners, owner)))
 
+    def resumable(self, named: str | None) -> dict[str, Any] | None:
+        """Return the batch that a shell could go on with; see `history`."""
+        owners = self.folder / "owners"
+        return self.read(lambda c: history.resumable(c, named, lambda owner: is_alive(owners, owner)))
+
     def before_fork(self) -> None:
         """Wait for what is being read or written, so that a child inherits no half of it."""
         self._reading.acquire()

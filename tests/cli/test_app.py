@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -41,7 +42,7 @@ class Shell:
 
     @property
     def environment(self) -> dict[str, str]:
-        kept = {name: os.environ[name] for name in ("PATH", "LANG", "SYSTEMROOT") if name in os.environ}
+        kept = {name: os.environ[name] for name in ("PATH", "LANG", "SYSTEMROOT", "PYTHONPATH") if name in os.environ}
         home = {"HOME": str(self.folder), "XDG_CACHE_HOME": str(self.folder / "cache"), "PYTHONWARNINGS": "error"}
         data = {"ORCHESTRAI_DATA_DIR": str(self.folder / "person")}
         provider = {}
@@ -56,12 +57,14 @@ class Shell:
     def command(self, *words: object) -> list[str]:
         return [sys.executable, "-m", "orchestrai", *map(str, words)]
 
-    def __call__(self, *words: object, stdin: str | bytes = b"") -> subprocess.CompletedProcess[str]:
+    def __call__(
+        self, *words: object, stdin: str | bytes = b"", folder: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             self.command(*words),
             input=stdin.encode() if isinstance(stdin, str) else stdin,
             capture_output=True,
-            cwd=self.folder,
+            cwd=folder or self.folder,
             env=self.environment,
             timeout=120,
             check=False,
@@ -283,7 +286,7 @@ def test_a_json_batch_writes_totals_and_one_result_for_each_task(shell):
     assert out["results"][1]["tags"] == {"a": "1", "b": "2"}
     assert out["results"][2]["error_class"] == "request"
     assert "2 of 3 answered · 1 failed" in done.stdout
-    assert "3/3 · 1 failed" in done.stderr
+    assert "2/3 · 1 failed" in done.stderr
     assert shell.server.most_in_flight <= 2
 
 
@@ -336,7 +339,7 @@ def test_fail_fast_stops_at_the_first_failure_and_keeps_what_there_is(shell):
     assert len(shell.server.requests) < 53
 
 
-def test_after_an_interrupt_what_is_finished_is_written_and_a_rerun_asks_only_the_rest(tmp_path):
+def test_after_an_interrupt_what_is_finished_is_written_and_resume_asks_only_the_rest_from_anywhere(tmp_path):
     prompts = [*(f"quick {i}" for i in range(5)), *(f"late {i}" for i in range(5))]
     is_slow = True
     with ProviderServer(script=lambda request: "hang" if is_slow and "late" in request.prompt else None) as server:
@@ -358,10 +361,45 @@ def test_after_an_interrupt_what_is_finished_is_written_and_a_rerun_asks_only_th
         assert sum(asked.values()) == 6
 
         is_slow = False
-        assert shell(*words).returncode == 0
+        (batch_id,) = re.findall(rb"orchestrai resume (\w+)", err)
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir()
+        done = shell("resume", batch_id.decode(), folder=elsewhere)
+        assert done.returncode == 0, done.stderr
+        assert "5 of 10 are answered" in done.stderr
         again = json.loads((tmp_path / "out.json").read_text())
         assert (again["success_count"], again["reused_count"]) == (10, 5)
         assert Counter(server.prompts) - asked == Counter({f"late {i}": 1 for i in range(5)})
+
+
+def test_resume_takes_the_newest_batch_of_a_shell_that_has_answers_missing(shell):
+    done = shell("resume")
+    assert done.returncode == 2
+    assert "no batch to go on with" in done.stderr
+    shell.file("tasks.json", ["a", "poison"])
+    assert shell("batch", "-i", "tasks.json", "--name", "first").returncode == 1
+    shell.file("more.json", ["b"])
+    assert shell("batch", "-i", "more.json").returncode == 0
+    again = shell.json("resume", code=1)
+    assert [(r["status"], r["reused"]) for r in again["results"]] == [("succeeded", True), ("failed", False)]
+    assert shell.json("resume", "first", code=1)["success_count"] == 1
+
+
+@pytest.mark.parametrize("killed", ["kill", "folder"])
+def test_resume_says_why_a_batch_cannot_go_on(shell, killed):
+    done = shell("resume", "nothing")
+    assert (done.returncode, "no batch 'nothing'" in done.stderr) == (2, True)
+    folder = shell.folder / "inner"
+    folder.mkdir()
+    (folder / "t.json").write_text('["poison"]')
+    assert shell("batch", "-i", "t.json", "--name", "x", folder=folder).returncode == 1
+    if killed == "folder":
+        shutil.rmtree(folder)
+        assert "is gone" in shell("resume", "x").stderr
+    else:
+        (folder / "t.json").unlink()
+        done = shell("resume", "x")
+        assert (done.returncode, "t.json" in done.stderr) == (2, True)
 
 
 def test_a_second_interrupt_does_not_cost_the_file_what_the_first_one_kept(tmp_path):
@@ -576,6 +614,7 @@ def test_every_option_and_every_json_field_is_documented(shell):
         ("submit",),
         ("batch",),
         ("plan",),
+        ("resume",),
         ("quota",),
         ("status",),
         ("platforms",),
