@@ -150,10 +150,15 @@ def _is_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(part, str) for part in value)
 
 
+def _is_parents(value: Any) -> bool:
+    return all(_is_whole(one) or isinstance(one, str) for one in (value if isinstance(value, list) else [value]))
+
+
 _TEXT: Final = _Field("a string", lambda value: isinstance(value, str))
 _WHOLE: Final = _Field("a whole number", _is_whole)
 _NUMBER: Final = _Field("a number", _is_number)
 _OBJECT: Final = _Field("an object", lambda value: isinstance(value, dict))
+_PARENTS: Final = _Field("the number of an item (from 0), the id of a task, or a list of these", _is_parents)
 _FIELDS: Final[Mapping[str, _Field]] = {
     "prompt": _Field("a string or a list of messages", lambda value: isinstance(value, str | list)),
     "system": _TEXT,
@@ -175,6 +180,8 @@ _FIELDS: Final[Mapping[str, _Field]] = {
     "priority": _NUMBER,
     "tags": _OBJECT,
     "context": _OBJECT,
+    "parent": _PARENTS,
+    "depends_on": _PARENTS,
     _METADATA: _OBJECT,
 }
 assert set(_FIELDS) == {"prompt", _METADATA, *TASK_OPTIONS}, "a new field of Task is missing here"

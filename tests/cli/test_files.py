@@ -122,6 +122,7 @@ def test_equal_schemas_of_many_rows_are_one_object(tmp_path):
         ({"prompt": "x", "metadata": 1}, "field 'metadata'"),
         ({"prompt": "x", "files": ["absent.txt"]}, "field 'files': there is no file 'absent.txt'"),
         ({"prompt": "x", "schema": {"type": "unheard-of"}}, "field 'schema'"),
+        ({"prompt": "x", "parent": [1.5]}, "field 'parent': must be the number of an item"),
         ({"prompt": "x", "extra": {"openai": 1}}, "field 'extra': must be an object of objects"),
         (7, "a task is a string or an object, not the number 7"),
         (None, "a task is a string or an object, not null"),
