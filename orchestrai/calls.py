@@ -82,7 +82,11 @@ class Surroundings:
             keep_texts=self.settings.keep_texts,
             mix=call.get("mix") is not False,
             latest=latest_of(call, now_us()),
-            described={key: value for key, value in call.items() if isinstance(value, str | int | float)},
+            described={
+                key: value
+                for key, value in call.items()
+                if isinstance(value, str | int | float) and (key != "prompt" or self.settings.keep_texts)
+            },
         )
         preferences = with_settings(self.settings.catalogue).preferences
         retry = RetryPolicy(attempts=self.settings.attempts)

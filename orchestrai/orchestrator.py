@@ -49,6 +49,7 @@ from orchestrai.ids import now_us
 from orchestrai.intake import Intake
 from orchestrai.ledger.chain_steps import runs_of_chains
 from orchestrai.ledger.chains import chain_of, find_chain
+from orchestrai.ledger.housekeeping import Forgotten
 from orchestrai.ledger.queries import newest_quota
 from orchestrai.ledger.rows import QuotaRow
 from orchestrai.limits.budget import budgets_from
@@ -541,6 +542,33 @@ class Orchestrator:
             LedgerError: The ledger cannot be read.
         """
         return self._opened().ledger.resumable(batch)
+
+    def forget(
+        self,
+        *,
+        task: Result | str | None = None,
+        batch: BatchResult | str | None = None,
+        tag: Mapping[str, str] | str | None = None,
+    ) -> Forgotten:
+        """Remove the texts of a task, a batch or a tag from the ledger for good; what they cost stays on record.
+
+        Prompts, answers, errors and templates go, with system prompts that nothing else uses and the memories that these
+        answers are; also the texts of earlier tasks whose answers were reused here, as they are the same. They are
+        overwritten in the file. What is forgotten is asked again, not reused. `keep_texts = false` keeps none from the start.
+
+        Args:
+            task: Its id, or its result.
+            batch: Its id, its name (every batch of that name), or its result.
+            tag: `{"team": "red"}` or `"team=red"`.
+
+        Returns:
+            How many `prompts` and `answers` were removed.
+
+        Raises:
+            InvalidInput: Not exactly one is named, or the ledger knows nothing of it.
+            LedgerError: The ledger cannot be written; the same call again goes on.
+        """
+        return self.costs.forget(task, batch, tag)
 
     def read_quota(self) -> None:
         """Ask the clients of plans how much of them is left, so that `platforms` shows it; no model is asked.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,6 +12,7 @@ from orchestrai.costs.mirror import Mirror
 from orchestrai.costs.period import Moment, Part
 from orchestrai.costs.plots import Plots
 from orchestrai.costs.sql import Parameters, frame
+from orchestrai.errors import InvalidInput
 from orchestrai.pricing import PriceList
 from orchestrai.results.frames import Money
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from orchestrai.costs.figures import Figure
+    from orchestrai.ledger.housekeeping import Forgotten, Pruned
     from orchestrai.ledger.ledger import Ledger
 
 
@@ -383,6 +385,46 @@ class Costs:
         from orchestrai.costs.export import export
 
         return export(value, Path(path))
+
+    def prune(self, *, before: Moment) -> Pruned:
+        """Remove the history from before a moment for good: requests, tasks and calls, with their texts.
+
+        What is under way stays, and the newest request and outcome. Answers that are removed are not reused any more; quotas
+        and budgets are counted elsewhere and stay as they are. The file keeps its size and fills up again.
+
+        Args:
+            before: A day such as "2026-01-01", how long ago such as "90d", or a date, datetime or timedelta.
+
+        Returns:
+            What was removed: `requests`, `tasks` (that no request of their own had settled), `calls`.
+
+        Raises:
+            InvalidInput: The moment cannot be understood.
+            LedgerError: The ledger cannot be written; the same call again goes on.
+        """
+        from orchestrai.costs.segments import discard
+        from orchestrai.ledger.housekeeping import bounds, prune
+
+        moment = Part.of(before).since
+        if moment is None:
+            raise InvalidInput('Say before when: prune(before="90d").')
+        before_us = int(moment.timestamp() * 1e6)
+        ledger = self._opened()
+        keep = ledger.read(lambda c: bounds(c, before_us))
+        pruned = prune(ledger, before_us)
+        discard(ledger.folder / "segments", {"attempts": keep.send, "outcomes": keep.outcome})
+        ledger.file.fold()
+        return pruned
+
+    def forget(self, task: Any, batch: Any, tag: Mapping[str, str] | str | None) -> Forgotten:
+        """Forget texts; see `Orchestrator.forget`."""
+        from orchestrai.costs.forgetting import meant
+        from orchestrai.ledger.housekeeping import forget
+
+        ledger = self._opened()
+        forgotten = forget(ledger, *meant(self.mirror, task, batch, tag))
+        ledger.file.fold()
+        return forgotten
 
     def close(self) -> None:
         """Let go of the mirror; the next question builds it again."""

@@ -86,7 +86,7 @@ def _handed(connection: sqlite3.Connection, tasks: list[str]) -> list[tuple[str,
     for start in range(0, len(tasks), _LOOKED_UP):
         some = tasks[start : start + _LOOKED_UP]
         found += connection.execute(
-            f"SELECT task_id, parent_task_id FROM handoffs WHERE task_id IN ({marks(some)}) ORDER BY task_id, position",  # noqa: S608
+            f"SELECT task_id, parent_task_id FROM handoffs WHERE kind = 'parent' AND task_id IN ({marks(some)}) ORDER BY task_id, position",  # noqa: S608
             some,
         ).fetchall()
     return found

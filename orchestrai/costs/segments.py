@@ -12,7 +12,7 @@ import hashlib
 import os
 import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -86,11 +86,12 @@ def segments(connection: sqlite3.Connection, table: Table, folder: Path, newest:
     return found
 
 
-def discard(folder: Path, below: int | None = None) -> None:
-    """Delete the segments of ranges that begin below a number, or all of them."""
+def discard(folder: Path, below: Mapping[str, int]) -> None:
+    """Delete the segments that hold numbers below the given ones, by table."""
     for path in folder.glob("*.parquet"):
-        above = path.name.split("-")[2] if path.name.count("-") == 3 else ""
-        if below is None or not above.isdigit() or int(above) < below:
+        table, _, rest = path.name.partition("-")
+        above = rest.split("-")[1] if rest.count("-") == 2 else ""
+        if not above.isdigit() or int(above) + 1 < below.get(table, 0):
             path.unlink(missing_ok=True)
 
 

@@ -147,6 +147,11 @@ class LedgerFile:
             self._reader_inode = inode
             return work(self._reader)
 
+    def fold(self) -> None:
+        """Fold the log into the file as far as readers allow, so that what was overwritten is not in the log either."""
+        with self.lock, explained(self.path):
+            _checkpoint(self._writing())
+
     def close(self) -> None:
         """Fold the log into the file and let go of it."""
         with self.lock:

@@ -79,6 +79,10 @@ class Ledger:
         with self._reading:
             return self.file.read(work)
 
+    def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a transaction from any thread but the engine's; durable when it returns."""
+        return self.file.write(work)
+
     async def read_soon(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run a query on the ledger's reading thread, without holding up the loop."""
         if self._readers is None:

@@ -1,0 +1,78 @@
+"""What is meant to be forgotten: the requests of a task, a batch or a tag, and of the tasks whose answers they took."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+from orchestrai.costs.mirror import Mirror
+from orchestrai.costs.sql import rows
+from orchestrai.errors import InvalidInput, nearest
+
+_CONDITIONS: Final = {
+    "task": "task_id = $value",
+    "batch": "batch_id IN (SELECT batch_id FROM ledger.batches WHERE batch_id = $value OR name = $value)",
+    "tag": "tags :: JSON ->> $key = $value",
+}
+
+
+class Meant(NamedTuple):
+    """What is to be forgotten, by numbers and ids."""
+
+    sends: list[int]
+    outcomes: list[int]
+    batches: list[str]
+
+
+def meant(mirror: Mirror, task: Any, batch: Any, tag: Mapping[str, str] | str | None) -> Meant:
+    """Return what one of three names means.
+
+    Args:
+        mirror: The ledger.
+        task: Id of a task, or its Result.
+        batch: Id or name of a batch (all of that name), or its BatchResult.
+        tag: `{"team": "red"}` or `"team=red"`.
+
+    Raises:
+        InvalidInput: Not exactly one is given, or the ledger knows nothing of it.
+    """
+    given = {"task": task, "batch": batch, "tag": tag}
+    named = [name for name, value in given.items() if value is not None]
+    if len(named) != 1:
+        raise InvalidInput("Name what to forget, by one of: task=, batch=, tag=.")
+    what = named[0]
+    parameters = _tag(tag) if tag is not None else {"value": _id(given[what], f"{what}_id")}
+    condition = _CONDITIONS[what]
+    outcomes = rows(mirror, f"SELECT seq, reused_from, batch_id FROM ledger.outcomes WHERE {condition}", parameters)  # noqa: S608
+    sends = rows(mirror, f"SELECT seq, task_id, batch_id FROM ledger.attempts WHERE {condition}", parameters)  # noqa: S608
+    if not outcomes and not sends:
+        known = [] if what != "batch" else [
+            row[0] for row in rows(mirror, "SELECT DISTINCT name FROM batches WHERE name IS NOT NULL LIMIT 10000")
+        ]  # fmt: skip
+        shown = "=".join(reversed([str(value) for value in parameters.values()])).lstrip("/")
+        raise InvalidInput(f"The ledger has no {what} {shown!r}.{nearest(shown, known)}")
+    numbers = [row[0] for row in sends]
+    if sources := sorted({row[1] for row in outcomes if row[1] is not None} - {row[1] for row in sends}):
+        numbers += [
+            row[0]
+            for row in rows(
+                mirror, "SELECT seq FROM ledger.attempts WHERE list_contains($sources, task_id)", {"sources": sources}
+            )
+        ]
+    calls = {row[2] for row in (*sends, *outcomes)} if what == "batch" else set()
+    return Meant(sorted(numbers), sorted(row[0] for row in outcomes), sorted(calls))
+
+
+def _id(value: Any, attribute: str) -> str:
+    found = value if isinstance(value, str) else getattr(value, attribute, None)
+    if not isinstance(found, str):
+        raise InvalidInput(f"{type(value).__name__} has no {attribute}: give an id, a name, or a result.")
+    return found
+
+
+def _tag(tag: Mapping[str, str] | str) -> dict[str, str]:
+    pairs = [tuple(tag.split("=", 1))] if isinstance(tag, str) else list(tag.items())
+    if len(pairs) != 1 or len(pairs[0]) != 2:
+        raise InvalidInput(f'tag={tag!r}: one tag is {{"team": "red"}} or "team=red".')
+    key, value = pairs[0]
+    return {"value": str(value), "key": "/" + str(key).replace("~", "~0").replace("/", "~1")}
