@@ -22,6 +22,8 @@ from orchestrai.errors import (
     LedgerError,
     LedgerTooNew,
     LedgerUnusable,
+    MemoryMissing,
+    MemoryWarning,
     ModelMissing,
     NoOrchestrator,
     NoPlatform,
@@ -33,6 +35,7 @@ from orchestrai.errors import (
     TaskFailed,
 )
 from orchestrai.handoff import HandoffContext
+from orchestrai.memory.values import Memory, MemoryMatch
 from orchestrai.orchestrator import Orchestrator
 from orchestrai.plan import Plan
 from orchestrai.result import Result, Usage
@@ -60,6 +63,10 @@ __all__ = [
     "LedgerError",
     "LedgerTooNew",
     "LedgerUnusable",
+    "Memory",
+    "MemoryMatch",
+    "MemoryMissing",
+    "MemoryWarning",
     "ModelMissing",
     "NoOrchestrator",
     "NoPlatform",

@@ -19,6 +19,7 @@
     ├── PlatformError                       one attempt failed, with its kind
     ├── TaskFailed                          `run` of a task that failed; has `.result`
     │   └── HandoffContextMissing           what a parent handed over is gone or was altered
+    ├── MemoryMissing                       a memory is gone or was altered
     ├── BatchStopped                        `on_error="stop"` met a failure; has `.result`
     ├── Detached                            a value that was unpickled was asked to run
     └── LedgerError                         the ledger cannot be used
@@ -212,6 +213,14 @@ class HandoffContextMissing(TaskFailed):
 
     def __init__(self, message: str, result: Any = None) -> None:
         super().__init__(message, result)
+
+
+class MemoryMissing(OrchestraiError):
+    """A memory was never there, was deleted, or its text is not the one that was added."""
+
+
+class MemoryWarning(UserWarning):
+    """What a person should know of memories: one was altered and is left out, or the search index cannot be kept."""
 
 
 class BatchStopped(OrchestraiError):

@@ -53,6 +53,8 @@ from orchestrai.ledger.housekeeping import Forgotten
 from orchestrai.ledger.queries import newest_quota
 from orchestrai.ledger.rows import QuotaRow
 from orchestrai.limits.budget import budgets_from
+from orchestrai.memory.store import MemoryStore
+from orchestrai.memory_calls import Memories, close_stores
 from orchestrai.options import (
     CallOptions,
     Confirm,
@@ -133,6 +135,8 @@ class Orchestrator:
         self._preflight = Preflight(self._around)
         self.costs = Costs(lambda: self._opened().ledger, self._around.prices)
         """What was spent, saved and waited for: questions, plots, SQL, exports, and what is to be forgotten."""
+        self.memory = Memories(self._opened, self.settings.memory)
+        """Texts that one AI leaves for another: add, get, search, list, delete."""
         self._engine: Engine | None = None
         self._platforms: tuple[Platform, ...] = ()  # those that are open with it
         self._forgotten: weakref.finalize[..., Orchestrator] | None = None
@@ -600,7 +604,7 @@ class Orchestrator:
             assert self._forgotten is not None
             self._forgotten.detach()
             unused = give_back_platforms(self._platforms)
-            engine.loop.submit(_close_all(list(self._runs), unused)).result()
+            engine.loop.submit(_close_all(list(self._runs), unused, self.memory.stores)).result()
             close_engine(engine)
 
     def _start_anew(self) -> None:
@@ -743,7 +747,9 @@ class Orchestrator:
                 self._closed = False
                 self._platforms = tuple(f.platform for f in self.findings if f.platform is not None)
                 take_platforms(self._platforms)
-                self._forgotten = weakref.finalize(self, _let_go, self._engine.loop, self._platforms)
+                self._forgotten = weakref.finalize(
+                    self, _let_go, self._engine.loop, self._platforms, self.memory.stores
+                )
                 self._forgotten.atexit = False  # what is there at exit is closed, not let go
             return self._engine
 
@@ -834,19 +840,20 @@ def _mark_private(folder: Path) -> None:
         return  # opening the ledger says what is wrong with the folder
 
 
-def _let_go(loop: EngineLoop, platforms: tuple[Platform, ...]) -> None:
+def _let_go(loop: EngineLoop, platforms: tuple[Platform, ...], stores: list[MemoryStore]) -> None:
     """End the connections of an orchestrator that was dropped unclosed; its ledger is closed with the process.
 
     The garbage collector calls it, in any thread, so it waits for nothing.
     """
-    loop.submit(_close_all((), give_back_platforms(platforms)))
+    loop.submit(_close_all((), give_back_platforms(platforms), stores))
 
 
-async def _close_all(runs: Sequence[Run], platforms: Sequence[Any]) -> None:
+async def _close_all(runs: Sequence[Run], platforms: Sequence[Any], stores: list[MemoryStore]) -> None:
     """End what is under way, keep what it has, then end the connections."""
     for run in runs:
         run.stop()
         await run.ended()
+    await close_stores(stores)
     for platform in platforms:
         await platform.close()
 

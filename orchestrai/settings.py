@@ -43,6 +43,7 @@ OTHER_VARIABLES: Final[Mapping[str, str]] = {
 _PREFIX: Final = "ORCHESTRAI_"
 _TRUE: Final = frozenset({"1", "true", "yes", "on"})
 _FALSE: Final = frozenset({"0", "false", "no", "off"})
+_EMBEDDINGS: Final = ("auto", "hashed", "wordllama")
 _SECRET_WORDS: Final = ("key", "token", "secret", "password", "authorization")
 
 
@@ -100,6 +101,8 @@ class Settings:
         windows: Quota windows beyond those of a plan: platform → list of tables as in `catalogue.toml`, checked by
             `orchestrai.routing.windows`.
         budgets: Cash over a day, week or month: a list of tables, checked by `orchestrai.limits.budget`.
+        memory: How memories are searched: `embedding` ("auto", "hashed", "wordllama", "openai:MODEL@ADDRESS" or
+            "package.module:function") and the `api_key` of its server ("env:NAME").
     """
 
     data_dir: Path | None = None
@@ -122,6 +125,7 @@ class Settings:
     catalogue: Mapping[str, Any] = field(default_factory=dict)
     windows: Mapping[str, Any] = field(default_factory=dict)
     budgets: Sequence[Any] = ()
+    memory: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load(
@@ -231,7 +235,7 @@ def _from_variable(variable: str, text: str) -> dict[str, Any]:
     if name not in _CHECKS:
         known = [*(_PREFIX + key.upper() for key in _CHECKS), *OTHER_VARIABLES]
         raise InvalidSettings(f"{variable} is no setting.{nearest(variable, known)}")
-    if name in ("prices", "platforms", "catalogue", "windows", "budgets"):
+    if name in ("prices", "platforms", "catalogue", "windows", "budgets", "memory"):
         raise InvalidSettings(f"{variable}: {name} is a table. Write it into orchestrai.toml.")
     return {name: _from_text(name, text.strip())} if text.strip() else {}
 
@@ -366,6 +370,23 @@ def _list(value: Any, where: str) -> list[Any]:
     return list(value)
 
 
+def _memory(value: Any, where: str) -> dict[str, Any]:
+    table = _with_hidden_keys(_table(value, where))
+    known = ("embedding", "api_key")
+    for name, given in table.items():
+        if name not in known:
+            raise InvalidSettings(f"{where} has no {name!r} (known: {', '.join(known)}).{nearest(name, known)}")
+        if not isinstance(given, str) or not given:
+            raise InvalidSettings(f"{where}.{name} is text, not {type(given).__name__}.")
+    embedding = table.get("embedding", "auto")
+    if embedding not in _EMBEDDINGS and ":" not in embedding:
+        also = 'or "openai:MODEL@ADDRESS", or "package.module:function"'
+        raise InvalidSettings(
+            f"{where}.embedding is one of {', '.join(_EMBEDDINGS)}, {also}, not {embedding!r}.{nearest(embedding, _EMBEDDINGS)}"
+        )
+    return table
+
+
 def _with_hidden_keys(table: Mapping[str, Any], *, all_of_it: bool = False) -> dict[str, Any]:
     """Return the table with every credential in it made one that no repr shows."""
     hidden: dict[str, Any] = {}
@@ -401,5 +422,6 @@ _CHECKS: Final[Mapping[str, Callable[[Any, str], Any]]] = {
     "catalogue": _table,
     "windows": _table,
     "budgets": _list,
+    "memory": _memory,
 }
 _DEFAULTS: Final = Settings()

@@ -232,6 +232,9 @@ WRONG = [
     ("catalogue", "plans"),
     ("windows", []),
     ("budgets", {"usd": 5}),
+    ("memory", {"embedding": "hash"}),
+    ("memory", {"embedding": 1}),
+    ("memory", {"model": "x"}),
 ]
 
 

@@ -7,9 +7,11 @@ given to another process, no clock and no time-out is involved, and it works bet
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -120,3 +122,18 @@ def is_alive(folder: Path, owner_id: str) -> bool:
 def bury(folder: Path, owner_id: str) -> None:
     """Remove what a dead owner left in the folder."""
     (folder / owner_id).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def turn(path: Path) -> Iterator[bool]:
+    """Hold a lock while inside, if nobody else does; what is yielded says whether."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+    try:
+        taken = _lock(fd, wait=False)
+        try:
+            yield taken
+        finally:
+            if taken:
+                _unlock(fd)
+    finally:
+        os.close(fd)

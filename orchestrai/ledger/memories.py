@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Iterable
-from typing import Final, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, NamedTuple
 
 from orchestrai.ledger.answers import chunks
+from orchestrai.ledger.metadata import condition
 
 _SELECT: Final = """
 SELECT m.seq, m.memory_id, m.digest, m.chars, coalesce(m.text, a.text), m.metadata, m.chain_id, m.created_at, m.deleted_at
 FROM memories m LEFT JOIN answers a ON a.send_seq = m.send_seq
 """
+
+
+class MemoryRow(NamedTuple):
+    """A memory that is to be added: a text of its own, or the answer of a request."""
+
+    memory_id: str  # the task's id where it is a task's answer
+    digest: bytes  # SHA-256 of the text
+    chars: int
+    text: str | None  # None where it is what `answers` has of the request
+    send_seq: int | None
+    metadata: str | None  # JSON, as `metadata.written` returns it
+    chain_id: str | None
+    created_at: int  # [µs since 1970]
 
 
 class MemoryRecord(NamedTuple):
@@ -39,10 +53,84 @@ def digest_of(text: str) -> bytes:
     return hashlib.sha256(text.encode("utf-8")).digest()
 
 
+def put(connection: sqlite3.Connection, row: MemoryRow) -> None:
+    """Add a memory; one whose id is there already is left as it is, also where it was deleted.
+
+    So a transaction that is run again adds nothing twice, and nothing that a person deleted comes back.
+    """
+    connection.execute(
+        "INSERT OR IGNORE INTO memories (memory_id, digest, chars, text, send_seq, metadata, chain_id, created_at) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        row,
+    )
+
+
+def delete(connection: sqlite3.Connection, memory_id: str, now: int) -> bool:
+    """Take away text and metadata of a memory, and keep that it was there; False where it never was."""
+    connection.execute(
+        "UPDATE memories SET text = NULL, send_seq = NULL, metadata = NULL, deleted_at = ? "
+        "WHERE memory_id = ? AND deleted_at IS NULL",
+        (now, memory_id),
+    )
+    return connection.execute("SELECT 1 FROM memories WHERE memory_id = ?", (memory_id,)).fetchone() is not None
+
+
 def read_memories(connection: sqlite3.Connection, ids: Iterable[str]) -> dict[str, MemoryRecord]:
     """Return the memories of these ids by id, deleted ones too; those that never were are left out."""
-    found: dict[str, MemoryRecord] = {}
-    for chunk in chunks(ids):
-        rows = connection.execute(f"{_SELECT} WHERE m.memory_id IN ({', '.join('?' * len(chunk))})", chunk)
-        found.update((row[1], MemoryRecord(*row)) for row in rows)
-    return found
+    return {record.memory_id: record for record in _read(connection, "m.memory_id", ids)}
+
+
+def memories_at(connection: sqlite3.Connection, numbers: Iterable[int]) -> dict[int, MemoryRecord]:
+    """Return the memories of these numbers by number, deleted ones too."""
+    return {record.seq: record for record in _read(connection, "m.seq", numbers)}
+
+
+def matching(connection: sqlite3.Connection, where: Mapping[str, Any] | None) -> list[MemoryRecord]:
+    """Return the memories whose metadata meets a condition, in the order in which they were added; no deleted ones.
+
+    Raises:
+        InvalidInput: The condition is none.
+    """
+    met, values = condition(where)
+    rows = connection.execute(f"{_SELECT} WHERE m.deleted_at IS NULL AND {met} ORDER BY m.seq", values)
+    return [MemoryRecord(*row) for row in rows]
+
+
+def numbers_matching(connection: sqlite3.Connection, where: Mapping[str, Any] | None) -> set[int]:
+    """Return the numbers of the memories whose metadata meets a condition; no deleted ones.
+
+    Raises:
+        InvalidInput: The condition is none.
+    """
+    met, values = condition(where)
+    rows = connection.execute(f"SELECT m.seq FROM memories m WHERE m.deleted_at IS NULL AND {met}", values)  # noqa: S608 - values are bound
+    return {seq for (seq,) in rows}
+
+
+def sizes_between(connection: sqlite3.Connection, spans: Iterable[tuple[int, int | None]]) -> dict[int, int]:
+    """Return number and size [characters] of the memories in these spans that are not deleted, in order.
+
+    Args:
+        connection: A reading connection.
+        spans: First and last number of each; a last one of None has no end.
+    """
+    return {
+        seq: chars
+        for first, last in spans
+        for seq, chars in connection.execute(
+            "SELECT seq, chars FROM memories WHERE deleted_at IS NULL AND seq >= ? AND (? IS NULL OR seq <= ?) ORDER BY seq",
+            (first, last, last),
+        )
+    }
+
+
+def newest_number(connection: sqlite3.Connection) -> int:
+    """Return the number of the newest memory, deleted or not; 0 without any."""
+    (newest,) = connection.execute("SELECT coalesce(max(seq), 0) FROM memories").fetchone()
+    return int(newest)
+
+
+def _read(connection: sqlite3.Connection, column: str, values: Iterable[Any]) -> Iterable[MemoryRecord]:
+    for chunk in chunks(values):
+        rows = connection.execute(f"{_SELECT} WHERE {column} IN ({', '.join('?' * len(chunk))})", chunk)
+        yield from (MemoryRecord(*row) for row in rows)

@@ -254,7 +254,7 @@ CREATE TABLE memories (
 );
 CREATE TABLE segments (
     name TEXT PRIMARY KEY, embedding TEXT NOT NULL, first_seq INTEGER NOT NULL, last_seq INTEGER NOT NULL,
-    chunks INTEGER NOT NULL, made_at INTEGER NOT NULL
+    chunks INTEGER NOT NULL, reached INTEGER NOT NULL, digest BLOB NOT NULL, made_at INTEGER NOT NULL
 ) WITHOUT ROWID;
 
 CREATE TABLE chains (

@@ -1,0 +1,65 @@
+"""Vectors of pieces of texts, compared with a query one by one: exactly, so that nothing is missed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from typing import TYPE_CHECKING, NamedTuple
+
+from orchestrai.memory.embedding import unit
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class Piece(NamedTuple):
+    """A piece of a memory's text: the memory's number and the piece's place in the text."""
+
+    seq: int
+    place: int
+
+
+class Vectors:
+    """Pieces and their vectors.
+
+    Args:
+        pieces: The pieces.
+        vectors: One of length 1 each, (pieces, dimension).
+    """
+
+    def __init__(self, pieces: Sequence[Piece], vectors: NDArray[np.float32]) -> None:
+        import numpy as np
+
+        self._numbers = np.fromiter((piece.seq for piece in pieces), np.int64, len(pieces))
+        self._pieces = pieces
+        self._vectors = vectors
+
+    def nearest(
+        self, vector: NDArray[np.float32], most: int, among: AbstractSet[int] | None
+    ) -> list[tuple[Piece, float]]:
+        """Return the pieces that are nearest to a vector, and the cosine of each, the nearest first.
+
+        Args:
+            vector: Of length 1.
+            most: How many.
+            among: Numbers of the memories that count; None for all.
+        """
+        import numpy as np
+
+        scores = self._vectors @ vector
+        if among is not None:
+            scores[~np.isin(self._numbers, np.fromiter(among, np.int64, len(among)))] = -np.inf
+        best = np.argpartition(-scores, most)[:most] if most < len(scores) else np.arange(len(scores))
+        best = best[np.argsort(-scores[best], kind="stable")]
+        return [(self._pieces[at], float(scores[at])) for at in best if np.isfinite(scores[at])]
+
+
+def in_context(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the vectors of a text's pieces, each moved half-way to the direction of the whole text.
+
+    A passage alone often does not say what it is about: of 1,100 manual pages the right one is among the first 5 for 65 % of
+    their own one-line descriptions so, for 60 % without (measured; docs/measured.md).
+    """
+    whole = unit(vectors.sum(axis=0, keepdims=True))
+    return unit(vectors + whole)
