@@ -16,19 +16,6 @@ FROM memories m LEFT JOIN answers a ON a.send_seq = m.send_seq
 """
 
 
-class MemoryRow(NamedTuple):
-    """A memory that is to be added: a text of its own, or the answer of a request."""
-
-    memory_id: str  # the task's id where it is a task's answer
-    digest: bytes  # SHA-256 of the text
-    chars: int
-    text: str | None  # None where it is what `answers` has of the request
-    send_seq: int | None
-    metadata: str | None  # JSON, as `metadata.written` returns it
-    chain_id: str | None
-    created_at: int  # [µs since 1970]
-
-
 class MemoryRecord(NamedTuple):
     """One memory."""
 
@@ -51,18 +38,6 @@ class MemoryRecord(NamedTuple):
 def digest_of(text: str) -> bytes:
     """Return the SHA-256 of a text in UTF-8."""
     return hashlib.sha256(text.encode("utf-8")).digest()
-
-
-def put(connection: sqlite3.Connection, row: MemoryRow) -> None:
-    """Add a memory; one whose id is there already is left as it is, also where it was deleted.
-
-    So a transaction that is run again adds nothing twice, and nothing that a person deleted comes back.
-    """
-    connection.execute(
-        "INSERT OR IGNORE INTO memories (memory_id, digest, chars, text, send_seq, metadata, chain_id, created_at) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        row,
-    )
 
 
 def delete(connection: sqlite3.Connection, memory_id: str, now: int) -> bool:

@@ -152,6 +152,9 @@ class SegmentMaker:
         self._name = new_id()
         self._path = folder / f"{self._name}.new"
         self._ids: list[str] = []
+        self._waiting: list[
+            tuple[Sequence[Piece], NDArray[np.float32]]
+        ] = []  # each time it is told, Chroma waits for the disk
         _make_private(folder)
         self._path.mkdir(mode=0o700)
         # All of it is written as one, at the end: what Chroma only logs would have to be indexed at each opening.
@@ -160,13 +163,24 @@ class SegmentMaker:
 
     def add(self, pieces: Sequence[Piece], vectors: NDArray[np.float32]) -> None:
         """Add vectors of length 1, (pieces, dimension)."""
-        for at in range(0, len(pieces), _AT_ONCE):
-            names = [_name(piece) for piece in pieces[at : at + _AT_ONCE]]
-            self._collection.add(ids=names, embeddings=vectors[at : at + _AT_ONCE])
-            self._ids += names
+        self._waiting.append((pieces, vectors))
+        if sum(len(some) for some, _ in self._waiting) >= _AT_ONCE:
+            self._flush()
+
+    def _flush(self) -> None:
+        import numpy as np
+
+        names = [_name(piece) for pieces, _ in self._waiting for piece in pieces]
+        if names:
+            vectors = np.concatenate([vectors for _, vectors in self._waiting])
+            for at in range(0, len(names), _AT_ONCE):
+                self._collection.add(ids=names[at : at + _AT_ONCE], embeddings=vectors[at : at + _AT_ONCE])
+        self._ids += names
+        self._waiting.clear()
 
     def sealed(self, embedding: str, first_seq: int, last_seq: int) -> SegmentRow:
         """Give it its name and return the row that is to say so."""
+        self._flush()
         vector = self._collection.get(limit=1, include=["embeddings"])["embeddings"]
         reached = len(self._collection.query(query_embeddings=vector, n_results=len(self._ids), include=[])["ids"][0])
         self._client.close()

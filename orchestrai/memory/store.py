@@ -11,8 +11,9 @@ from orchestrai.errors import InvalidInput, MemoryMissing
 from orchestrai.ids import new_id, now_us
 from orchestrai.ledger import memories
 from orchestrai.ledger.ledger import Ledger
-from orchestrai.ledger.memories import MemoryRecord, MemoryRow
+from orchestrai.ledger.memories import MemoryRecord
 from orchestrai.ledger.metadata import read, written
+from orchestrai.ledger.rows import MemoryRow, insert
 from orchestrai.memory import embedding
 from orchestrai.memory.chunks import spans
 from orchestrai.memory.embedding import Embedding
@@ -50,7 +51,7 @@ class MemoryStore:
         """
         row: MemoryRow = await self._in_thread(new_row, text, metadata)
         assert self.ledger.journal is not None
-        await self.ledger.journal.do(lambda c: memories.put(c, row))
+        await self.ledger.journal.do(lambda c: insert(c, MemoryRow, [row]))
         return row.memory_id
 
     async def get(self, memory_id: str) -> Memory:
