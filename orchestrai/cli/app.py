@@ -1,4 +1,4 @@
-"""The command line: `orchestrai submit`, `batch`, `plan`, `resume`, `status`, `quota`, `platforms`, `model fetch` and `demo`.
+"""The command line: `orchestrai submit`, `batch`, `plan`, `resume`, `status`, `quota`, `chains`, `platforms`, `model fetch` and `demo`.
 
 Data goes to stdout, progress and messages to stderr. Exit codes: 0 all succeeded, 1 some tasks failed, 2 bad input,
 3 nothing could run, 4 refused by the budget or by the person, 130 interrupted.
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from orchestrai.cli import demo
+from orchestrai.cli import chains, demo
 from orchestrai.cli.options import (
     DeadlineOption,
     Format,
@@ -167,7 +167,18 @@ def submit(
     ] = None,
     tag: TagOption = None,
     chain_id: Annotated[
-        str | None, typer.Option("--chain-id", metavar="NAME", help="Chain that the task belongs to.")
+        str | None,
+        typer.Option(
+            "--chain-id", metavar="NAME", help="Chain that the task belongs to: its name, or the id of a run."
+        ),
+    ] = None,
+    parent: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--parent",
+            metavar="TASK_ID",
+            help="Task whose answer it works with, in the place of {parent}; may be repeated.",
+        ),
     ] = None,
     output: Annotated[
         Path | None,
@@ -187,7 +198,12 @@ def submit(
     if output is not None:
         outputs.check_writable(output)
     options = task_options(type, platform, strict, model, system, max_tokens, temperature, schema, tag)
-    options |= {"files": tuple(file or ()), "chain": chain_id, "reuse": False if no_reuse else None}
+    options |= {
+        "files": tuple(file or ()),
+        "chain": chain_id,
+        "parent": tuple(parent or ()),
+        "reuse": False if no_reuse else None,
+    }
     options |= _spending(max_cost, deadline, yes)
     text = _stdin() if prompt == "-" else prompt
     with _orchestrator(project) as orchestrator:
@@ -435,6 +451,7 @@ def _stdin() -> str:
         raise InvalidInput(f"stdin: no text in UTF-8 (byte {error.start}).") from None
 
 
+app.command()(chains.chains)
 app.command()(demo.demo)
 app.add_typer(model_app, name="model")
 

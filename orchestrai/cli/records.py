@@ -49,6 +49,8 @@ def result_record(result: Result) -> dict[str, Any]:
         "index": result.index,
         "sample": result.sample,
         "task_id": result.task_id,
+        "chain_id": result.chain_id,
+        "parent_id": result.parent_id,
         "status": result.status,
         "success": result.success,
         "platform": result.platform,

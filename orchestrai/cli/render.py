@@ -20,6 +20,7 @@ from orchestrai.result import Result
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from orchestrai.chains.steps import Step
     from orchestrai.plan import Plan, Quota
     from orchestrai.results.batch_result import BatchResult
 
@@ -260,6 +261,38 @@ def show_calls(calls: Sequence[Mapping[str, Any]]) -> None:
         )  # fmt: skip
     titles = ("status", "name", "kind", "project", "settled", "failed", "cost", "since", "process", "batch")
     show_table(rows, titles, right={4, 5, 6})
+
+
+def show_chains(runs: Sequence[Mapping[str, Any]]) -> None:
+    """Print the runs of chains, the newest first."""
+    if not runs:
+        show_text("There is no chain in this ledger.")
+        return
+    rows = [
+        [text.excerpt(run["name"], 40), text.excerpt(run["project"] or "", 24), text.count(run["tasks"]),
+         str(run["depth"] or 0), text.count(run["attempts"]),
+         ("at least " if run["unpriced"] else "") + text.money(from_pico(run["cost"] or 0)),
+         text.local_time(run["created_at"]), text.local_time(run["last_at"]), run["chain_id"]]
+        for run in runs
+    ]  # fmt: skip
+    titles = ("name", "project", "tasks", "depth", "attempts", "cost", "since", "last", "run")
+    show_table(rows, titles, right={2, 3, 4, 5})
+
+
+def show_steps(steps: Sequence[Step]) -> None:
+    """Print the steps of a chain in the order in which they began; parents by their numbers."""
+    if not steps:
+        show_text("This chain has no steps yet.")
+        return
+    numbers = {step.task_id: str(i) for i, step in enumerate(steps, 1)}
+    rows = [
+        [numbers[step.task_id], ", ".join(numbers.get(parent, parent[:8]) for parent in (*step.parents, *step.after)),
+         step.status, step.platform or "", str(step.attempts), text.money(step.cost),
+         text.excerpt(step.prompt or "", 40), text.excerpt(step.answer or step.error or "", 40), step.task_id]
+        for step in steps
+    ]  # fmt: skip
+    titles = ("step", "follows", "status", "platform", "attempts", "cost", "prompt", "answer", "task")
+    show_table(rows, titles, right={0, 4, 5})
 
 
 def list_price(amount: Any) -> str:

@@ -630,6 +630,7 @@ def test_every_option_and_every_json_field_is_documented(shell):
         ("resume",),
         ("quota",),
         ("status",),
+        ("chains",),
         ("platforms",),
         ("demo",),
         ("model", "fetch"),
@@ -639,7 +640,11 @@ def test_every_option_and_every_json_field_is_documented(shell):
         options |= set(re.findall(r"(--[a-z-]+)", shell(*words, "--help").stdout))
     tasks = shell.file("tasks.json", ["x"])
     documents = [
-        shell.json("submit", "-p", "x"),
+        shell.json("submit", "-p", "x", "--chain-id", "c"),
+        shell.json("chains"),
+        *shell.json("chains")["chains"],
+        shell.json("chains", "c"),
+        *shell.json("chains", "c")["steps"],
         shell.json("batch", "-i", tasks, "-o", "o.json"),
         shell.json("plan", "-i", tasks),
         *shell.json("plan", "-i", tasks)["tasks"],
