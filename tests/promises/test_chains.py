@@ -17,6 +17,9 @@ from typing import Any
 import pytest
 from harness import Kept, Nursery, read_ledger, scaled, seeded
 
+from orchestrai import Orchestrator
+from orchestrai.testing import ScriptedPlatform
+
 pytestmark = pytest.mark.promise
 
 MOST_STEPS = 40
@@ -111,3 +114,25 @@ def test_control_a_runner_that_goes_on_from_memory_sends_children_too_early(tmp_
     log = tmp_path / "log.jsonl"
     assert nursery.start("naive_graphs", graphs=graphs, log=str(log)).wait() == 0
     assert [line for line in lines(log) if line["early"]]
+
+
+def counted(tmp_path: Path, nursery: Nursery, *, careful: bool) -> tuple[int, int]:
+    """Let processes that start together count in one shared value; return how often they did and what it came to."""
+    project, times, processes = tmp_path / "project", scaled(250, 25), 6
+    project.mkdir()
+    job = {"project": str(project), "times": times, "careful": careful, "start_at": time.time() + 1.5}
+    children = [nursery.start("count", **job) for _ in range(processes)]
+    assert [child.wait(120) for child in children] == [0] * processes
+    with Orchestrator(project, platforms=[ScriptedPlatform()]) as orch:
+        (run,) = orch.chains()  # that all of them began, and began once
+        return times * processes, orch.wait(orch.chain(run["chain_id"]).shared.get("n"))
+
+
+def test_no_update_of_a_shared_value_is_lost_between_processes(tmp_path: Path, nursery: Nursery) -> None:
+    did, came_to = counted(tmp_path, nursery, careful=True)
+    assert came_to == did
+
+
+def test_control_a_look_and_a_set_lose_updates(tmp_path: Path, nursery: Nursery) -> None:
+    did, came_to = counted(tmp_path, nursery, careful=False)
+    assert came_to < did

@@ -399,13 +399,29 @@ def naive_graphs(job: dict[str, Any]) -> None:
     asyncio.run(run())
 
 
+def count(job: dict[str, Any]) -> None:
+    """Add one to a shared value many times; `careful` by update, else by a look and a set."""
+
+    async def add(shared: Any) -> None:
+        for _ in range(job["times"]):
+            if job["careful"]:
+                await shared.update("n", lambda present: present + 1, default=0)
+            else:
+                await shared.set("n", (await shared.get("n", 0)) + 1)
+
+    with Orchestrator(job["project"], platforms=[ScriptedPlatform()]) as orch:
+        time.sleep(max(0.0, job["start_at"] - time.time()))
+        asyncio.run(add(orch.chain("c").shared))
+
+
 JOBS = {
-    "graphs": graphs,
-    "naive_graphs": naive_graphs,
     "calls": calls,
-    "sweep": sweep,
+    "count": count,
+    "graphs": graphs,
     "naive": naive,
+    "naive_graphs": naive_graphs,
     "share": share,
+    "sweep": sweep,
     "unshared": unshared,
 }
 
