@@ -32,7 +32,7 @@ from typing import Any, Final, Literal, NoReturn, SupportsIndex, get_args
 from orchestrai.errors import InvalidSettings, nearest
 
 ProgressStyle = Literal["auto", "widget", "text", "off"]
-HandoffFit = Literal["head_tail", "refuse"]
+HandoffFit = Literal["head_tail", "relevant", "refuse"]
 
 OTHER_VARIABLES: Final[Mapping[str, str]] = {
     "ORCHESTRAI_GGUF": "file of the model that the embedded platform loads instead of its own",
@@ -91,7 +91,7 @@ class Settings:
             refuses such tasks under a hard cap.
         handoff_summary: Characters of a parent's text that travel with a hand-off.
         handoff_fit: What a task is given of parents' texts that fit no context window: "head_tail" for their beginnings
-            and ends, or "refuse".
+            and ends, "relevant" for the passages nearest to the instruction, or "refuse".
         never_train: Ask no platform whose plan may train on the data; one of which it is not known may be asked.
         prices: Own prices: "provider/model" → row or list of dated rows, checked by `orchestrai.pricing.PriceList`.
         platforms: Configured platforms: name → fields of the constructor and its `kind`. `api_key = "env:NAME"`

@@ -1,17 +1,20 @@
 """Fit: what a task is given of its parents' texts, where no platform that may answer it could take all of them.
 
-The rule is a setting (`handoff_fit`): "head_tail" keeps the beginning and the end of each text, "refuse" refuses the
-task. What was left out is said in the prompt, in a warning and in the ledger.
+The rule is a setting (`handoff_fit`): "head_tail" keeps the beginning and the end of each text, "relevant" the passages that
+have most in common with the instruction, "refuse" refuses the task. What was left out is said in the prompt, in a warning and in
+the ledger. The passages are found by the embedding that memory has without any download, which is the same on every machine: what
+a task is given is part of what decides whether its answer can be reused.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple
 
-from orchestrai.handoff import Block, handed_over
+from orchestrai.handoff import PARENT, PARENTS, Block, filled, handed_over
+from orchestrai.messages import messages_of
 from orchestrai.routing.context import fitting, too_long
 from orchestrai.routing.offers import Offer, Route
 from orchestrai.settings import HandoffFit
@@ -23,7 +26,8 @@ Spans = tuple[tuple[int, int], ...]
 _SHARE: Final = 0.75  # of a context window for a prompt that has to be cut; the rest is for the answer
 _CHARS_PER_TOKEN: Final = 5  # more than any language has: where cutting begins
 _STEP: Final = 0.8  # from one cut to the next
-_LEAST: Final = 200  # characters of a text below which its beginning and end say nothing
+_LEAST: Final = 200  # characters of a text below which a part of it says nothing
+_DIMENSION: Final = 1024  # of the vectors by which passages are compared
 
 
 class Fitted(NamedTuple):
@@ -53,7 +57,10 @@ def fitted(task: Task, blocks: Sequence[Block], shared: Mapping[str, str], route
     if whole.offers or rule == "refuse" or not windows:
         return Fitted(whole, (None,) * len(blocks))
     widest = max(windows, key=lambda offer: offer.context_tokens or 0)
-    spans = _cut(task, blocks, shared, widest)
+    choices = [
+        _head_and_tail(len(block.text)) if rule == "head_tail" else _relevant(block.text, task) for block in blocks
+    ]
+    spans = _cut(task, blocks, shared, widest, choices)
     if spans is None:
         return Fitted(whole, (None,) * len(blocks))
     cut = [shortened(block, spans_of) for block, spans_of in zip(blocks, spans, strict=True)]
@@ -79,14 +86,18 @@ def shortened(block: Block, spans: Spans | None) -> Block:
 
 
 def _cut(
-    task: Task, blocks: Sequence[Block], shared: Mapping[str, str], offer: Offer
+    task: Task,
+    blocks: Sequence[Block],
+    shared: Mapping[str, str],
+    offer: Offer,
+    choices: Sequence[Callable[[int], Spans | None]],
 ) -> tuple[Spans | None, ...] | None:
-    """Return the beginning and the end of each text, as long as they fit into an offer's window; None where none do."""
+    """Return what is given of each text so that all of it fits into an offer's window; None where nothing does."""
     assert offer.context_tokens is not None
     room = replace(offer, context_tokens=math.floor(offer.context_tokens * _SHARE))
-    each = room.context_tokens * _CHARS_PER_TOKEN // len(blocks)  # type: ignore[operator]  # it is known
+    each = math.floor(offer.context_tokens * _SHARE * _CHARS_PER_TOKEN) // len(blocks)
     while each >= _LEAST:
-        spans = tuple(_head_and_tail(len(block.text), each) for block in blocks)
+        spans = tuple(choose(each) for choose in choices)
         cut = [shortened(block, spans_of) for block, spans_of in zip(blocks, spans, strict=True)]
         if too_long(_given(task, cut, shared), room) is None:
             return spans
@@ -94,11 +105,60 @@ def _cut(
     return None
 
 
-def _head_and_tail(length: int, most: int) -> Spans | None:
-    if length <= most:
-        return None
-    head = most - most // 2
-    return (0, head), (length - most // 2, length)
+def _head_and_tail(length: int) -> Callable[[int], Spans | None]:
+    """Return what chooses the beginning and the end of a text of some length, for a number of characters."""
+
+    def choose(most: int) -> Spans | None:
+        if length <= most:
+            return None
+        head = most - most // 2
+        return (0, head), (length - most // 2, length)
+
+    return choose
+
+
+def _relevant(text: str, task: Task) -> Callable[[int], Spans | None]:
+    """Return what chooses the passages of a text that have most in common with an instruction, in their order."""
+    from orchestrai.memory.chunks import spans
+    from orchestrai.memory.embedding import unit
+    from orchestrai.memory.hashed import HashedEmbedding
+
+    embed = HashedEmbedding(_DIMENSION)
+    passages = spans(text)
+    vectors = unit(embed([text[start:end] for start, end in passages]))
+    (wanted,) = unit(embed([_instruction(task)]))
+    ranked = sorted(range(len(passages)), key=lambda at: (-float(vectors[at] @ wanted), at))
+
+    def choose(most: int) -> Spans | None:
+        if len(text) <= most:
+            return None
+        kept: list[tuple[int, int]] = []
+        for at in ranked:
+            start, end = passages[at]
+            if end - start > most:
+                break
+            most -= end - start
+            kept.append((start, end))
+        return _joined(sorted(kept)) or ((0, most),)
+
+    return choose
+
+
+def _joined(spans: Sequence[tuple[int, int]]) -> Spans:
+    """Return spans with those that touch made one."""
+    joined: list[tuple[int, int]] = []
+    for start, end in spans:
+        if joined and joined[-1][1] == start:
+            joined[-1] = (joined[-1][0], end)
+        else:
+            joined.append((start, end))
+    return tuple(joined)
+
+
+def _instruction(task: Task) -> str:
+    """Return the words of the user, without the places of what is handed over."""
+    words = filled(task.prompt, {PARENT: "", PARENTS: ""})
+    return "\n".join(message.text for message in messages_of(words) if message.role == "user")
 
 
 def _given(task: Task, blocks: Sequence[Block], shared: Mapping[str, str]) -> Task:

@@ -28,6 +28,7 @@ from orchestrai.text import excerpt, printable
 Kind = Literal["parent", "after"]
 
 _FENCE: Final = 250  # bytes around a text: two lines with its number, and whose words it is
+_GIVEN: Final = {"head_tail": "their beginnings and ends", "relevant": "the passages nearest to the instruction"}
 _UNKNOWN: Final = 300  # tokens of an answer that is not there yet
 
 
@@ -296,7 +297,7 @@ def _may_be_too_long(item: Item) -> bool:
 def _say_shortened(lineage: Lineage) -> None:
     given = sum(end - start for link in lineage.parents for start, end in link.spans or ())
     warnings.warn(
-        f"The answers of parents fit no platform's context window: their beginnings and ends are given, {given:,} "
+        f"The answers of parents fit no platform's context window: {_GIVEN[lineage.rules.fit]} are given, {given:,} "
         'characters. (Setting handoff_fit = "refuse" refuses such tasks.)',
         stacklevel=2,
     )

@@ -158,6 +158,22 @@ def test_a_text_that_fits_nowhere_is_given_by_its_beginning_and_end_and_that_is_
             assert orch.run_sync("b {parent}", parent=parent).reused
 
 
+def test_a_setting_gives_the_passages_that_are_nearest_to_the_instruction(tmp_path):
+    filler = "Nothing of note was said about the weather on that day. " * 15
+    text = "\n\n".join([*[filler] * 20, "The treasure lies under the old oak tree. " * 10, *[filler] * 20])
+    platform = small(replies={"^a$": text})
+    with orchestrator(tmp_path, platform, handoff_fit="relevant") as orch:
+        parent = orch.run_sync("a")
+        with pytest.warns(UserWarning, match="nearest to the instruction"):
+            orch.run_sync("Where does the treasure lie? {parent}", parent=parent)
+        assert "under the old oak" in platform.prompts[-1]
+        assert "characters left out …]" in platform.prompts[-1]
+    control = small(replies={"^a$": text})
+    with orchestrator(tmp_path / "control", control) as orch, pytest.warns(UserWarning, match="beginnings and ends"):
+        orch.run_sync("Where does the treasure lie? {parent}", parent=orch.run_sync("a"))
+    assert "under the old oak" not in control.prompts[-1]
+
+
 def test_a_text_goes_whole_where_any_platform_can_take_it(tmp_path):
     text = "word " * 5_000
     large = ScriptedPlatform("large", tier="subscription", capabilities=Capabilities(context_tokens=100_000))
