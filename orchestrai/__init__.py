@@ -5,6 +5,8 @@ Example:
     res = await orch.batch(["…", "…"])
 """
 
+from typing import Any
+
 from orchestrai.errors import (
     BatchStopped,
     ColumnExists,
@@ -87,3 +89,16 @@ __all__ = [
     "spawn_child_task",
     "spawn_children",
 ]
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """Give a notebook the magics `%%orch` and `%orch`; what `%load_ext orchestrai` calls."""
+    from orchestrai.magics import register
+
+    register(shell)
+
+
+def unload_ipython_extension(shell: Any) -> None:
+    """Take the magics away again; what `%unload_ext orchestrai` calls."""
+    for kind in ("line", "cell"):
+        shell.magics_manager.magics[kind].pop("orch", None)

@@ -443,4 +443,11 @@ def quota_of(around: Surroundings, engine: Engine | None = None) -> Quota:
         use.limit / state.meter.window.whole if state.meter.window.whole else 1.0
         for use, state in zip(uses, states, strict=True)
     ]
-    return Quota(uses, [state.reserved * one for state, one in zip(states, scale, strict=True)])
+
+    def widget() -> Any:
+        from orchestrai.notebook.meters import Meters  # the packages of widgets are loaded where one is wanted
+
+        opened = around.engine()  # meters that outlive their orchestrator do not open its ledger again
+        return Meters(lambda: quota_of(around, opened))
+
+    return Quota(uses, [state.reserved * one for state, one in zip(states, scale, strict=True)], widget)

@@ -1,7 +1,7 @@
 """Values as HTML, for the notebook: text and tables that stay readable after saving, sharing and sanitising.
 
 Live notebook output is trusted and runs, so no byte of data becomes markup here: every string goes through
-`_escaped`, and no attribute holds data. Styles are inline because sanitisers drop `<style>`, `class` and `id`.
+`escaped`, and no attribute holds data. Styles are inline because sanitisers drop `<style>`, `class` and `id`.
 Only properties and values stand here that the sanitiser of JupyterLab keeps (packages/apputils/src/sanitizer.ts
 allows hex and rgba, not `var()`), so a shared notebook looks like a live one. Light and dark need no theme
 variables: text takes the colour of its surroundings, muted text is the same at less opacity, lines are
@@ -10,6 +10,7 @@ translucent grey, and the one red has a contrast of 4.3 or more on white and on 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Final
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from orchestrai.result import Result
     from orchestrai.results.batch_result import BatchResult
 
+_FORMULA: Final = re.compile(r"[$\\]")
 _CELL_SHOWN: Final = 120  # characters of a prompt or an answer in a table
 
 _LINE: Final = "1px solid rgba(128,128,128,0.28)"
@@ -56,46 +58,51 @@ def result_block(result: Result) -> str:
     if result.success:
         answer, hidden = text.shortened(result.output or "")
         # An HTML parser drops a line feed right after <pre>, so one is given for it to drop.
-        body = f'<pre dir="auto" style="{_ANSWER}">\n{_escaped(answer)}</pre>'
+        body = f'<pre dir="auto" style="{_ANSWER}">\n{escaped(answer)}</pre>'
         if hidden:
             more = f'<div style="{_MUTED}">… {text.count(hidden)} more characters in <code>.output</code></div>'
     else:
-        body = f'<pre style="{_ANSWER};{_RED}">\n{_escaped(text.failure(result))}</pre>'
-    facts = _escaped(" · ".join(text.figures(result)))
-    return _block(
+        body = f'<pre style="{_ANSWER};{_RED}">\n{escaped(text.failure(result))}</pre>'
+    facts = escaped(" · ".join(text.figures(result)))
+    return block(
         f'{body}{more}<div style="margin-top:8px;padding-top:5px;border-top:{_LINE};font-size:12px;{_MUTED}">{facts}</div>'
     )
 
 
 def batch_block(batch: BatchResult) -> str:
     """Return a batch at a glance: its sums, who answered how much, its first and last rows, its failures."""
-    return _block(_headline(batch) + _sums(batch) + _platforms(batch) + _rows(batch) + _failures(batch))
+    return block(_headline(batch) + _sums(batch) + _platforms(batch) + _rows(batch) + _failures(batch))
 
 
 def table_block(headline: str, titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a table of texts under a headline; the first cell of each row names it."""
     lines = [
         _line(
-            f'<th scope="row" style="{_TH}">{_escaped(name)}</th>'
-            + "".join(f'<td style="{_TD}">{_escaped(cell)}</td>' for cell in cells)
+            f'<th scope="row" style="{_TH}">{escaped(name)}</th>'
+            + "".join(f'<td style="{_TD}">{escaped(cell)}</td>' for cell in cells)
         )
         for name, *cells in rows
     ]
-    head = f'<div style="margin:0 0 6px 0;font-size:15px;font-weight:600">{_escaped(headline)}</div>'
-    return _block(head + _table([_escaped(title) for title in titles], lines))
+    head = f'<div style="margin:0 0 6px 0;font-size:15px;font-weight:600">{escaped(headline)}</div>'
+    return block(head + _table([escaped(title) for title in titles], lines))
 
 
-def _escaped(data: str) -> str:
-    """Return data as text inside an element: printable, and without any character that could open markup."""
-    return escape(text.printable(data))
+def escaped(data: str) -> str:
+    r"""Return data as text inside an element: printable, and without any character that could open markup or a formula.
+
+    JupyterLab hands outputs to MathJax, which reads `$…$` and `\\(…\\)` within one element: alone in elements of their
+    own, a dollar and a backslash open nothing.
+    """
+    return _FORMULA.sub(r"<span>\g<0></span>", escape(text.printable(data)))
 
 
-def _block(content: str) -> str:
+def block(content: str) -> str:
+    """Return HTML of our own in the frame that all displays share."""
     return f'<div style="max-width:1080px;margin:4px 0;font-size:13px;line-height:1.5;text-align:left">{content}</div>'
 
 
 def _headline(batch: BatchResult) -> str:
-    name = f"{_escaped(text.excerpt(batch.name, 60))}: " if batch.name else ""
+    name = f"{escaped(text.excerpt(batch.name, 60))}: " if batch.name else ""
     status = f"{batch.status}, " if batch.status != "finished" else ""
     done = f"{text.count(batch.success_count)} of {text.count(len(batch))} succeeded"
     rest = "".join(
@@ -138,8 +145,8 @@ def _platforms(batch: BatchResult) -> str:
         bar.append(_segment(answers, len(batch), colour))
         words.append(
             f'<span style="display:inline-block;margin-right:20px"><span style="color:{colour}">■</span> '
-            f'{_escaped(text.excerpt(name, 40))} <span style="font-weight:600">{text.count(answers)}</span> '
-            f'<span style="{_MUTED}">{_escaped(" · ".join(facts))}</span></span>'
+            f'{escaped(text.excerpt(name, 40))} <span style="font-weight:600">{text.count(answers)}</span> '
+            f'<span style="{_MUTED}">{escaped(" · ".join(facts))}</span></span>'
         )
     if batch.failure_count:
         bar.append(_segment(batch.failure_count, len(batch), _FAILED))
@@ -169,10 +176,10 @@ def _row(result: Result, batch: BatchResult) -> str:
     answer = text.excerpt(result.output or "" if result.success else text.failure(result), _CELL_SHOWN)
     time = "reused" if result.reused else text.duration(result.duration_s) if result.attempts else ""
     return _line(
-        f'<th scope="row" style="{_TH}">{_escaped(text.place(result, sampled=batch.sampled))}</th>'
-        f'<td style="{_TD};{_MUTED}">{_escaped(text.excerpt(text.prompt_text(result.task.prompt), _CELL_SHOWN))}</td>'
-        f'<td style="{_TD}{"" if result.success else ";" + _RED}">{_escaped(answer)}</td>'
-        f'<td style="{_TD};{_UNBROKEN}">{_escaped(text.excerpt(result.platform or "", 40))}</td>'
+        f'<th scope="row" style="{_TH}">{escaped(text.place(result, sampled=batch.sampled))}</th>'
+        f'<td style="{_TD};{_MUTED}">{escaped(text.excerpt(text.prompt_text(result.task.prompt), _CELL_SHOWN))}</td>'
+        f'<td style="{_TD}{"" if result.success else ";" + _RED}">{escaped(answer)}</td>'
+        f'<td style="{_TD};{_UNBROKEN}">{escaped(text.excerpt(result.platform or "", 40))}</td>'
         f'<td style="{_TD};{_NUMBER}">{text.money(result.cost)}</td>'
         f'<td style="{_TD};{_NUMBER}">{time}</td>'
     )
@@ -184,17 +191,17 @@ def _failures(batch: BatchResult) -> str:
         return ""
     lines = [
         _line(
-            f'<th scope="row" style="{_TH}">{_escaped(kind)}</th>'
+            f'<th scope="row" style="{_TH}">{escaped(kind)}</th>'
             f'<td style="{_TD};{_NUMBER}">{text.count(size)}</td>'
-            f'<td style="{_TD}">{_escaped(text.place(first, sampled=batch.sampled))}</td>'
-            f'<td style="{_TD};{_UNBROKEN}">{_escaped(text.answered_by(first))}</td>'
-            f'<td style="{_TD}">{_escaped(text.excerpt(text.failure(first), 2 * _CELL_SHOWN))}</td>'
+            f'<td style="{_TD}">{escaped(text.place(first, sampled=batch.sampled))}</td>'
+            f'<td style="{_TD};{_UNBROKEN}">{escaped(text.answered_by(first))}</td>'
+            f'<td style="{_TD}">{escaped(text.excerpt(text.failure(first), 2 * _CELL_SHOWN))}</td>'
         )
         for kind, first, size in groups
     ]
     kinds = ", ".join(f"{text.count(size)} {kind}" for kind, _, size in groups)
     return (
-        f'<details style="margin-top:8px"><summary style="cursor:pointer">Without an answer: {_escaped(kinds)}</summary>'
+        f'<details style="margin-top:8px"><summary style="cursor:pointer">Without an answer: {escaped(kinds)}</summary>'
         f"{_table(('class', 'tasks', 'first row', 'where', 'what'), lines, numbers=('tasks',))}</details>"
     )
 
@@ -231,15 +238,15 @@ def progress_block(view: ProgressView, note: str = "") -> str:
     """
     status = _STATUS.get(view.status, view.status)
     percent = "" if view.percent is None else f"{int(view.percent)} %"
-    told = " · ".join(_escaped(part) for part in (view.title, view.step, percent, view.done) if part)
+    told = " · ".join(escaped(part) for part in (view.title, view.step, percent, view.done) if part)
     head = (
-        f'<div style="margin:0 0 2px 0;font-size:15px"><span style="font-weight:600">{_escaped(status)}</span> '
+        f'<div style="margin:0 0 2px 0;font-size:15px"><span style="font-weight:600">{escaped(status)}</span> '
         f'<span style="{_MUTED}">{told}</span></div>'
     )
     bar = _bar([_part(share.share, _PART_COLOURS[share.kind]) for share in view.shares if share.kind in _PART_COLOURS])
     words = "".join(
         f'<span style="display:inline-block;margin-right:16px">'
-        f'<span style="color:{_PART_COLOURS.get(share.kind, "#8a8a8a")}">■</span> {_escaped(share.tasks)} {share.kind}</span>'
+        f'<span style="color:{_PART_COLOURS.get(share.kind, "#8a8a8a")}">■</span> {escaped(share.tasks)} {share.kind}</span>'
         for share in view.shares
     )
     parts = [
@@ -247,7 +254,7 @@ def progress_block(view: ProgressView, note: str = "") -> str:
         bar,
         f'<div style="margin:0 0 10px 0;font-size:12px">{words}</div>',
         '<div style="margin:0 0 8px 0">'
-        + " ".join(_sum(title, _escaped(value)) for title, value in view.figures)
+        + " ".join(_sum(title, escaped(value)) for title, value in view.figures)
         + "</div>",
         _at_work(view.platforms),
     ]
@@ -255,17 +262,17 @@ def progress_block(view: ProgressView, note: str = "") -> str:
         kinds = ", ".join(f"{error.tasks} {error.kind}" for error in view.errors)
         lines = [
             _line(
-                f'<th scope="row" style="{_TH}">{_escaped(error.kind)}</th>'
-                f'<td style="{_TD};{_NUMBER}">{_escaped(error.tasks)}</td><td style="{_TD}">{_escaped(error.newest)}</td>'
+                f'<th scope="row" style="{_TH}">{escaped(error.kind)}</th>'
+                f'<td style="{_TD};{_NUMBER}">{escaped(error.tasks)}</td><td style="{_TD}">{escaped(error.newest)}</td>'
             )
             for error in view.errors
         ]
         parts.append(
-            f'<details style="margin-top:8px"><summary style="cursor:pointer">Without an answer: {_escaped(kinds)}</summary>'
+            f'<details style="margin-top:8px"><summary style="cursor:pointer">Without an answer: {escaped(kinds)}</summary>'
             f"{_table(('class', 'tasks', 'newest'), lines, numbers=('tasks',))}</details>"
         )
-    parts += [f'<div style="margin-top:8px;font-size:12px;{_MUTED}">{_escaped(note)}</div>'] if note else []
-    return _block("".join(parts))
+    parts += [f'<div style="margin-top:8px;font-size:12px;{_MUTED}">{escaped(note)}</div>'] if note else []
+    return block("".join(parts))
 
 
 def _part(share: float, colour: str) -> str:
@@ -277,57 +284,77 @@ def _at_work(platforms: Sequence[PlatformView]) -> str:
     if not platforms:
         return ""
     lines = []
+    has_quota = any(platform.windows or platform.rest for platform in platforms)
     for platform in platforms:
         windows = "".join(
-            f"<div>{_escaped(w.label)}: {'unknown' if w.percent is None else f'{w.percent:.0f} %'}"
-            f"{f' until {_escaped(w.until)}' if w.until else ''}</div>"
+            f"<div>{escaped(w.label)}: {'unknown' if w.percent is None else f'{w.percent:.0f} %'}"
+            f"{f' until {escaped(w.until)}' if w.until else ''}</div>"
             for w in platform.windows
         )
         lines.append(
             _line(
-                f'<th scope="row" style="{_TH};{_UNBROKEN}">{_escaped(platform.name)}</th>'
-                f'<td style="{_TD}">{_escaped(platform.model)}</td>'
-                f'<td style="{_TD};{_NUMBER}">{_escaped(platform.answers)}</td>'
-                f'<td style="{_TD}">{_escaped(platform.rest)}{windows}</td>'
+                f'<th scope="row" style="{_TH};{_UNBROKEN}">{escaped(platform.name)}</th>'
+                f'<td style="{_TD}">{escaped(platform.model)}</td>'
+                f'<td style="{_TD};{_NUMBER}">{escaped(platform.answers)}</td>'
+                + (f'<td style="{_TD}">{escaped(platform.rest)}{windows}</td>' if has_quota else "")
             )
         )
-    return _table(("platform", "model", "answered", "quota"), lines, numbers=("answered",))
+    titles = ("platform", "model", "answered", *(("quota",) if has_quota else ()))
+    return _table(titles, lines, numbers=("answered",))
 
 
 def plan_block(plan: Plan) -> str:
     """Return a plan at a glance: where its tasks go, what it costs, its doubts, its quotas, its first and last lines."""
-    facts = " ".join(_sum(title, _escaped(value)) for title, value in plan_text.plan_facts(plan))
+    facts = " ".join(_sum(title, escaped(value)) for title, value in plan_text.plan_facts(plan))
     notes = "".join(
-        f'<div style="margin:2px 0;padding-left:10px;border-left:3px solid {_NOTED}">{_escaped(note)}</div>'
+        f'<div style="margin:2px 0;padding-left:10px;border-left:3px solid {_NOTED}">{escaped(note)}</div>'
         for note in (*plan.warnings, *(question.text for question in plan.questions))
     )
     parts = [
-        f'<div style="margin:0 0 6px 0;font-size:15px;font-weight:600">{_escaped(_places(plan))}</div>',
+        f'<div style="margin:0 0 6px 0;font-size:15px;font-weight:600">{escaped(_places(plan))}</div>',
         f'<div style="margin:0 0 10px 0">{facts}</div>',
         f'<div style="margin:0 0 10px 0">{notes}</div>' if notes else "",
         _shares(plan.by_platform, len(plan)),
         _window_table(plan.quota_after, planned=True) if plan.quota_after else "",
     ]
     if len(plan):
-        rows = [_line("".join(_cell(cell, i) for i, cell in enumerate(row))) for row in plan_text.plan_rows(plan)]
+        rows = [
+            _line("".join(_cell(cell, i, number=i in (4, 5)) for i, cell in enumerate(row)))
+            for row in plan_text.plan_rows(plan)
+        ]
         parts.append(_table(plan_text.PLAN_TITLES, rows, numbers=("tokens", "cost")))
     if plan.excluded:
         reasons = "".join(
-            f'<div style="margin:2px 0">{_escaped(name)}: <span style="{_MUTED}">{_escaped(text.excerpt(why, 300))}</span></div>'
+            f'<div style="margin:2px 0">{escaped(name)}: <span style="{_MUTED}">{escaped(text.excerpt(why, 300))}</span></div>'
             for name, why in plan.excluded.items()
         )
         parts.append(
             f'<details style="margin-top:8px"><summary style="cursor:pointer">Not asked: '
             f"{text.count(len(plan.excluded))}</summary>{reasons}</details>"
         )
-    return _block("".join(parts))
+    return block("".join(parts))
+
+
+def orchestrator_block(
+    headline: str,
+    facts: Sequence[tuple[str, str]],
+    titles: Sequence[str],
+    platforms: Sequence[Sequence[str]],
+    quota: Quota,
+) -> str:
+    """Return an orchestrator at a glance: what it says of itself, the platforms that can answer, their meters."""
+    head = f'<div style="margin:0 0 6px 0;font-size:15px;font-weight:600">{escaped(headline)}</div>'
+    known = f'<div style="margin:0 0 10px 0">{" ".join(_sum(title, escaped(value)) for title, value in facts)}</div>'
+    rows = [_line("".join(_cell(cell, i) for i, cell in enumerate(row))) for row in platforms]
+    table = _table(titles, rows) + '<div style="margin-bottom:10px"></div>' if rows else ""
+    return block(head + known + table + (_window_table(tuple(quota), planned=False) if len(quota) else ""))
 
 
 def quota_block(quota: Quota) -> str:
     """Return the meters of quota windows and budgets, each with its bar."""
     if not len(quota):
-        return _block(_escaped(plan_text.quota_block(quota)))
-    return _block(_window_table(tuple(quota), planned=False))
+        return block(escaped(plan_text.quota_block(quota)))
+    return block(_window_table(tuple(quota), planned=False))
 
 
 def _places(plan: Plan) -> str:
@@ -347,8 +374,8 @@ def _shares(places: Mapping[tuple[str, str, str], int], whole: int) -> str:
         bar.append(_segment(tasks, whole, colour))
         words.append(
             f'<span style="display:inline-block;margin-right:20px"><span style="color:{colour}">■</span> '
-            f'{_escaped(text.excerpt(f"{name}/{model}", 60))} <span style="font-weight:600">{text.count(tasks)}</span> '
-            f'<span style="{_MUTED}">{_escaped(tier)}</span></span>'
+            f'{escaped(text.excerpt(f"{name}/{model}", 60))} <span style="font-weight:600">{text.count(tasks)}</span> '
+            f'<span style="{_MUTED}">{escaped(tier)}</span></span>'
         )
     return _bar(bar) + f'<div style="margin:0 0 10px 0;font-size:12px">{" ".join(words)}</div>'
 
@@ -383,5 +410,5 @@ def _bar(segments: Sequence[str]) -> str:
 
 def _cell(cell: str, place: int, *, number: bool = False) -> str:
     if place == 0:
-        return f'<th scope="row" style="{_TH}">{_escaped(cell)}</th>'
-    return f'<td style="{_TD}{";" + _NUMBER if number else ""}">{_escaped(cell)}</td>'
+        return f'<th scope="row" style="{_TH}">{escaped(cell)}</th>'
+    return f'<td style="{_TD}{";" + _NUMBER if number else ""}">{escaped(cell)}</td>'

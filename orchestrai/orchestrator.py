@@ -63,6 +63,7 @@ from orchestrai.options import (
     check_call,
     signature_of,
 )
+from orchestrai.overview import Overview, cost_today
 from orchestrai.plan import Plan, Quota
 from orchestrai.platforms import discovery
 from orchestrai.platforms.catalogue import with_settings
@@ -637,6 +638,19 @@ class Orchestrator:
         except Exception as error:  # noqa: BLE001 - a traceback with locals may show it half made; a repr never raises
             return f"<Orchestrator: not ready ({type(error).__name__})>"
         return f"<Orchestrator: {names or 'no platform'}; ledger {self.ledger_path}>"
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:  # noqa: ARG002 - IPython's protocol
+        quota, today = Quota((), ()), "$0.00, no request yet"
+        if self.ledger_path.exists():  # looking does not make one
+            try:
+                quota, today = self.quota, self._opened().ledger.read(cost_today)
+            except LedgerError as error:
+                today = f"unknown: {error}"
+        shown = Overview(self.findings, quota, today, str(self.ledger_path))
+        return {"text/plain": shown.as_text(), "text/html": shown.as_html()}
+
+    def __dir__(self) -> list[str]:
+        return [name for name in super().__dir__() if not name.startswith("_") or name.startswith("__")]
 
     # How calls are made.
 

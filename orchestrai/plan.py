@@ -255,11 +255,31 @@ class Quota(Sequence[WindowUse]):
     Args:
         uses: The windows, with nothing planned.
         reserved: What requests under way hold of each, in its unit.
+        widget: Makes the widget that shows them live.
     """
 
-    def __init__(self, uses: Sequence[WindowUse], reserved: Sequence[float]) -> None:
+    def __init__(
+        self, uses: Sequence[WindowUse], reserved: Sequence[float], widget: Callable[[], Any] | None = None
+    ) -> None:
         self._uses = tuple(uses)
         self._reserved = tuple(reserved)
+        self._widget = widget
+
+    @property
+    def widget(self) -> Any:
+        """The meters as an ipywidgets DOM widget that is read anew while somebody can see it.
+
+        Raises:
+            Detached: These meters were made without an orchestrator.
+        """
+        if self._widget is None:
+            raise Detached(
+                "These meters were made without an orchestrator, so nothing could move them: use orch.quota.widget."
+            )
+        return self._widget()
+
+    def __reduce__(self) -> tuple[type[Quota], tuple[Any, Any]]:
+        return Quota, (self._uses, self._reserved)
 
     @overload
     def __getitem__(self, which: int) -> WindowUse: ...

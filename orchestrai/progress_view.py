@@ -186,7 +186,10 @@ def shares(progress: Progress) -> tuple[Share, ...]:
 def figures(progress: Progress) -> tuple[tuple[str, str], ...]:
     """Return what is worth knowing of a call so far, as title and value."""
     rate = progress.rate
-    shown = [("cost", f"{'at least ' if progress.unpriced else ''}{text.money(progress.cost)}")]
+    known = "" if not progress.unpriced else "at least "
+    shown = [
+        ("cost", "unknown" if 0 < progress.unpriced == progress.settled else f"{known}{text.money(progress.cost)}")
+    ]
     shown += [("saved", text.money(progress.saved))] if progress.saved > 0 else []
     shown += [("tokens", text.count(progress.tokens))]
     shown += [("rate", f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.1f}/s" if rate >= 1 else f"{60 * rate:.1f}/min")] if rate else []  # fmt: skip

@@ -150,6 +150,18 @@ class Result:
         kind = HandoffContextMissing if (self.status, self.error_class) == ("failed", "parent") else TaskFailed
         raise kind(f"{self.status}{where} ({self.error_class}): {self.error}", self)
 
+    def display_markdown(self) -> None:
+        """Show the answer as Markdown in a notebook: raw HTML in it stays text, links go to the web or to mail alone, and
+        pictures are their descriptions.
+        """
+        from IPython.display import display
+
+        from orchestrai import text
+        from orchestrai.markdown import markdown_block
+
+        shown = {"text/plain": text.result_block(self), "text/html": markdown_block(self.output or text.failure(self))}
+        display(shown, raw=True)  # type: ignore[no-untyped-call]  # IPython's display has no types
+
     def __repr__(self) -> str:
         from orchestrai import text
 

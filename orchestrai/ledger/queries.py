@@ -152,6 +152,15 @@ def readings(connection: sqlite3.Connection, meter: Meter, most: int) -> list[tu
     ).fetchall()
 
 
+def spent_since(connection: sqlite3.Connection, since: int) -> tuple[int, int, int]:
+    """Return the cash [pico-USD] of the requests that ended since a moment [µs], their number, and how many are unpriced."""
+    found = connection.execute(
+        "SELECT coalesce(sum(cost), 0), count(*), count(*) - count(cost) FROM attempts WHERE finished_at >= ?", (since,)
+    )
+    spent: tuple[int, int, int] = found.fetchone()
+    return spent
+
+
 def consenting(connection: sqlite3.Connection) -> set[tuple[str, str]]:
     """Return the platforms and accounts whose plan may train on the data, and of which a person agreed to it."""
     return {(row[0], row[1]) for row in connection.execute("SELECT platform, account FROM consents")}

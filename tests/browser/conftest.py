@@ -34,7 +34,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="session")
 def shots() -> Path:
     """Where screenshots go: to CI's artefacts, or nowhere in particular."""
-    folder = Path(os.environ.get("ORCHESTRAI_TEST_SHOTS") or "/tmp/orchestrai-shots")
+    folder = Path(os.environ.get("TEST_SHOTS") or "/tmp/orchestrai-shots")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
