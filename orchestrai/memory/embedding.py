@@ -100,7 +100,11 @@ async def load(settings: Mapping[str, Any], worker: Executor) -> Embedding:
         return Embedding("wordllama", version, learned.dimension, _in(worker, learned))
     if setting.startswith("openai:"):
         server = remote.RemoteEmbedding(setting.removeprefix("openai:"), settings.get("api_key"))
-        return Embedding(server.name, "1", await _dimension(server.name, server), server, server.close)
+        try:
+            return Embedding(server.name, "1", await _dimension(server.name, server), server, server.close)
+        except BaseException:  # whatever it was, it goes on
+            await server.close()
+            raise
     return await _of_function(setting, worker)
 
 
