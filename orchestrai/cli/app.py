@@ -1,4 +1,5 @@
-"""The command line: `orchestrai submit`, `batch`, `plan`, `resume`, `status`, `quota`, `chains`, `platforms`, `model fetch` and `demo`.
+"""The command line: `orchestrai submit`, `batch`, `plan`, `resume`, `status`, `quota`, `chains`, `costs`, `prune`,
+`platforms`, `model fetch` and `demo`.
 
 Data goes to stdout, progress and messages to stderr. Exit codes: 0 all succeeded, 1 some tasks failed, 2 bad input,
 3 nothing could run, 4 refused by the budget or by the person, 130 interrupted.
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from orchestrai.cli import chains, demo
+from orchestrai.cli import chains, costs, demo
 from orchestrai.cli.options import (
     DeadlineOption,
     Format,
@@ -452,6 +453,8 @@ def _stdin() -> str:
 
 
 app.command()(chains.chains)
+app.command()(costs.costs)
+app.command()(costs.prune)
 app.command()(demo.demo)
 app.add_typer(model_app, name="model")
 

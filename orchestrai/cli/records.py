@@ -43,6 +43,22 @@ def usd(amount: Decimal | None) -> float | None:
     return None if amount is None else float(amount)
 
 
+def plain(value: Any) -> Any:
+    """Return a cell of a frame as JSON has it: money in USD, moments and days as ISO text, unknown as null."""
+    import pandas as pd
+
+    value = value.item() if hasattr(value, "item") else value  # NumPy's own
+    if isinstance(value, Decimal):
+        return usd(value)
+    if isinstance(value, list | tuple | dict):
+        return value
+    if pd.isna(value):
+        return None
+    if isinstance(value, pd.Timestamp):
+        return value.date().isoformat() if value.tz is None and value == value.normalize() else value.isoformat()
+    return value if isinstance(value, str | int | float | bool) else str(value)
+
+
 def result_record(result: Result) -> dict[str, Any]:
     """Return a result as the object that `submit` prints and that stands in the results of `batch`."""
     return {

@@ -17,9 +17,7 @@ from orchestrai.ledger.answers import chunks
 T = TypeVar("T")
 
 _NO_ERROR: Final = "UPDATE outcomes SET error = NULL WHERE seq IN"
-_NO_TEMPLATE: Final = (
-    "UPDATE batches SET options = json_remove(options, '$.prompt'), revision = revision + 1 WHERE batch_id IN"
-)
+_NO_TEMPLATE: Final = "UPDATE batches SET options = json_remove(options, '$.prompt', '$.command'), revision = revision + 1 WHERE batch_id IN"
 _AT_ONCE: Final = 2_000  # requests in one transaction
 
 

@@ -631,6 +631,8 @@ def test_every_option_and_every_json_field_is_documented(shell):
         ("quota",),
         ("status",),
         ("chains",),
+        ("costs",),
+        ("prune",),
         ("platforms",),
         ("demo",),
         ("model", "fetch"),

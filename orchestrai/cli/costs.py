@@ -1,0 +1,199 @@
+"""`orchestrai costs` and `orchestrai prune`: what was spent, and history that is removed."""
+
+from __future__ import annotations
+
+import sys
+from decimal import Decimal
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from orchestrai.cli.options import Format, FormatOption, ProjectOption
+from orchestrai.cli.running import REFUSED, SUCCEEDED
+from orchestrai.errors import InvalidInput
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class By(StrEnum):
+    """What costs are grouped by."""
+
+    platform = "platform"
+    model = "model"
+    day = "day"
+    chain = "chain"
+    batch = "batch"
+    type = "type"
+
+
+_KEYS: Final = {
+    By.platform: ("platform", "tier"),
+    By.model: ("platform", "model", "tier"),
+    By.day: ("day",),
+    By.chain: ("chain", "chain_id"),
+    By.batch: ("batch", "kind", "batch_id"),
+    By.type: ("task_type",),
+}
+_FIGURES: Final = ("tasks", "succeeded", "cost", "list_cost", "saved", "input_tokens", "output_tokens", "p95_s")
+_TASK: Final = ("task_id", "depth", "platform", "model", "status", "cost", "list_cost", "input_tokens", "output_tokens",
+                "duration_s")  # fmt: skip
+_TITLES: Final = {
+    "cost": "billed",
+    "list_cost": "list cost",
+    "input_tokens": "tokens in",
+    "output_tokens": "tokens out",
+    "p95_s": "p95",
+    "duration_s": "time",
+    "task_type": "type",
+}
+
+
+def costs(
+    chain_id: Annotated[
+        str | None, typer.Option("--chain-id", metavar="NAME", help="The tasks of one chain, by its name or id.")
+    ] = None,
+    by: Annotated[By | None, typer.Option("--by", help="Group all history by this.")] = None,
+    since: Annotated[
+        str | None,
+        typer.Option("--since", metavar="MOMENT", help="From then on: 2026-11-01, 24h, 7d or today."),
+    ] = None,
+    sql: Annotated[
+        str | None, typer.Option("--sql", metavar="SELECT", help="One SELECT over the ledger; - reads it from stdin.")
+    ] = None,
+    format: FormatOption = Format.text,
+    project: ProjectOption = None,
+) -> int:
+    """Show what was spent and saved: without options, today by platform."""
+    from orchestrai.cli import render
+    from orchestrai.orchestrator import Orchestrator
+
+    if sum(option is not None for option in (chain_id, by, sql)) > 1:
+        raise InvalidInput("Choose one of --chain-id, --by and --sql.")
+    if since is not None and (chain_id is not None or sql is not None):
+        raise InvalidInput("--since goes with --by; a chain is shown whole, and a SELECT says itself since when.")
+    with Orchestrator(project=project) as orchestrator:
+        asked = orchestrator.costs
+        if sql is not None:
+            frame = asked.sql(sys.stdin.read() if sql == "-" else sql, money="decimal")
+            _show(frame, tuple(frame.columns), format, {"query": "sql"}, None)
+            return SUCCEEDED
+        if chain_id is not None:
+            frame = asked.lineage(chain_id, money="decimal").drop(columns="parents")
+            totals = {name: _sum(frame[name]) for name in ("cost", "list_cost")}
+            _show(frame, _TASK, format, {"query": "chain", "chain": chain_id, "total": totals}, _total_line(totals))
+            return SUCCEEDED
+        grouped, since = by or By.platform, since if since is not None or by is not None else "today"
+        frame = getattr(asked, f"by_{grouped}")(since=since, money="decimal")
+        value = asked.summary(since=since, money="decimal")["value"]
+        totals = {name: value[name] for name in value.index}
+        about = {"query": f"by_{grouped}", "since": since, "total": totals}
+        if format is Format.text and not len(frame) and not value["reused"]:
+            render.show_text("Nothing was asked today." if since == "today" else "Nothing was asked in that time.")
+            return SUCCEEDED
+        _show(frame, (*_KEYS[grouped], *_FIGURES), format, about, _total_line(totals))
+    return SUCCEEDED
+
+
+def prune(
+    before: Annotated[
+        str, typer.Option("--before", metavar="MOMENT", help="Older history goes: 2026-01-01, or how long ago: 90d.")
+    ],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    format: FormatOption = Format.text,
+    project: ProjectOption = None,
+) -> int:
+    """Remove history for good: requests, answers and what they cost, from before a moment."""
+    from orchestrai.cli import render
+    from orchestrai.orchestrator import Orchestrator
+    from orchestrai.text import count
+
+    with Orchestrator(project=project) as orchestrator:
+        going = orchestrator.costs.summary(until=before)["value"]["attempts"]
+        if not yes:
+            if not sys.stdin.isatty():
+                render.error("This removes history for good. Nobody could be asked, so nothing was removed: add --yes.")
+                return REFUSED
+            question = f"Remove {count(int(going))} requests and their answers from before {before} for good?"
+            if not typer.confirm(question, err=True):
+                return REFUSED
+        pruned = orchestrator.costs.prune(before=before)
+    if format is Format.json:
+        render.show_json(pruned._asdict())
+    else:
+        render.show_text(f"Removed {count(pruned.requests)} requests, {count(pruned.tasks)} reused or unsent tasks and "
+                         f"{count(pruned.calls)} calls.")  # fmt: skip
+    return SUCCEEDED
+
+
+def _show(
+    frame: pd.DataFrame, columns: tuple[str, ...], format: Format, about: dict[str, Any], line: str | None
+) -> None:
+    """Print a frame: as JSON whole, as text the given columns and a line below."""
+    from orchestrai.cli import render
+    from orchestrai.cli.records import plain
+
+    if format is Format.json:
+        rows = [
+            dict(zip(frame.columns, map(plain, row), strict=True)) for row in frame.itertuples(index=False, name=None)
+        ]
+        record = {**about, "rows": rows}
+        if "total" in record:
+            record["total"] = {name: plain(value) for name, value in about["total"].items()}
+        render.show_json(record)
+        return
+    shown = [name for name in columns if name in frame.columns]
+    cells = [[_text(name, value) for name, value in zip(shown, row, strict=True)]
+             for row in frame[shown].itertuples(index=False, name=None)]  # fmt: skip
+    numbers = {
+        place
+        for place, name in enumerate(shown)
+        if frame[name].dtype.kind in "iuf" or name in ("cost", "list_cost", "saved")
+    }
+    render.show_table(cells, [_TITLES.get(name, name.replace("_", " ")) for name in shown], right=numbers)
+    if line is not None:
+        print()
+        render.show_text(line)
+
+
+def _total_line(totals: dict[str, Any]) -> str:
+    from orchestrai.text import count, money
+
+    parts = [f"billed {money(totals['cost'])}", f"list cost {money(totals['list_cost'])}"]
+    if "saved" in totals:
+        parts.append(f"saved {money(totals['saved'])}")
+        parts.append(f"{count(totals['succeeded'])} of {count(totals['tasks'])} tasks succeeded")
+        parts += [f"{count(totals['reused'])} reused"] if totals["reused"] else []
+        unknown = totals["unknown_cost"]
+        parts += [f"{count(unknown)} requests of unknown cost"] if unknown else []
+    return " · ".join(parts)
+
+
+def _sum(amounts: Any) -> Any:
+    return sum((amount for amount in amounts if amount is not None), Decimal(0))
+
+
+def _text(name: str, value: Any) -> str:
+    import pandas as pd
+
+    from orchestrai.text import count, duration, money
+
+    value = value.item() if hasattr(value, "item") else value  # NumPy's own
+    if name in ("cost", "list_cost", "saved"):
+        return "unknown" if pd.isna(value) else money(Decimal(value))
+    if not isinstance(value, list | tuple | dict) and pd.isna(value):
+        return ""
+    if name.endswith("_s"):
+        return duration(float(value))
+    if isinstance(value, pd.Timestamp):
+        return f"{value:%Y-%m-%d}" if value.tz is None else f"{value:%Y-%m-%d %H:%M:%S} UTC"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return (
+        count(value)
+        if isinstance(value, int) and name != "seq"
+        else f"{value:.6g}"
+        if isinstance(value, float)
+        else str(value)
+    )
