@@ -27,6 +27,7 @@ import genai_prices  # noqa: F401 - likewise
 from orchestrai.engine.engine import close_engine, open_engine
 from orchestrai.errors import LedgerError, PlatformError
 from orchestrai.handoff import Block, handed_over, unfenced
+from orchestrai.memory.store import MemoryStore
 from orchestrai.messages import Message
 from orchestrai.orchestrator import Orchestrator
 from orchestrai.platforms.openai import OpenAI
@@ -414,7 +415,30 @@ def count(job: dict[str, Any]) -> None:
         asyncio.run(add(orch.chain("c").shared))
 
 
+def remember(job: dict[str, Any]) -> None:
+    """Add memories one after the other and note each once it is kept, searching now and then, which seals the index."""
+    engine = open_engine(Path(job["ledger"]), "test")
+    acks = os.open(job["acks"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+
+    async def work() -> None:
+        store = MemoryStore(engine.ledger, {"embedding": "hashed"}, job["seal_at"])
+        for i in range(job["count"]):
+            text = f"What writer {job['writer']} found out, number {i}: {random.randbytes(6).hex()}."
+            if job["early"]:
+                os.write(acks, json.dumps([None, text]).encode() + b"\n")
+            memory_id = await store.add(text, {"writer": job["writer"], "number": i})
+            if not job["early"]:
+                os.write(acks, json.dumps([memory_id, text]).encode() + b"\n")
+            if i % job["search_every"] == job["search_every"] - 1:
+                await store.search("what was found out", 1, None)
+        await store.close()
+
+    engine.loop.submit(work()).result()
+    close_engine(engine)
+
+
 JOBS = {
+    "remember": remember,
     "calls": calls,
     "count": count,
     "graphs": graphs,
