@@ -183,19 +183,14 @@ class Chain:
             `input_tokens, output_tokens` [tokens] (int64), `duration_s` [s] (float64), `reused` (bool), `started_at`
             (datetime64, UTC), `error_class, error` (text), `prompt, answer` (their first 300 characters).
         """
-        import pandas as pd
-
-        frame = pd.DataFrame([_row(step) for step in self.steps], columns=list(_COLUMNS))
-        kinds = dict.fromkeys(("depth", "attempts", "input_tokens", "output_tokens"), "int64")
-        kinds |= dict.fromkeys(("cost", "list_cost", "duration_s"), "float64") | {"reused": "bool"}
-        frame["started_at"] = pd.to_datetime(frame["started_at"], unit="us", utc=True)
-        return frame.astype(kinds)
+        return _frame(self.steps)
 
     def graph(self) -> go.Figure:
         """Return who fed whom: steps coloured by platform, sized by what they cost, excerpts on hover."""
         from orchestrai.chains.graph import figure
 
-        return figure(self.name, self.steps)
+        steps = self.steps
+        return figure(self.name, steps, _frame(steps))
 
     def __repr__(self) -> str:
         steps = self.steps
@@ -225,6 +220,16 @@ class Chain:
             "text/plain": f"{line}\n{text.table(rows, titles)}" if rows else line,
             "text/html": html.table_block(line.strip("<>"), titles, rows),
         }
+
+
+def _frame(steps: Iterable[Step]) -> pd.DataFrame:
+    import pandas as pd
+
+    frame = pd.DataFrame([_row(step) for step in steps], columns=list(_COLUMNS))
+    kinds = dict.fromkeys(("depth", "attempts", "input_tokens", "output_tokens"), "int64")
+    kinds |= dict.fromkeys(("cost", "list_cost", "duration_s"), "float64") | {"reused": "bool"}
+    frame["started_at"] = pd.to_datetime(frame["started_at"], unit="us", utc=True)
+    return frame.astype(kinds)
 
 
 def _row(step: Step) -> tuple[Any, ...]:

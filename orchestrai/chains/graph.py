@@ -4,86 +4,87 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Any, Final
+
+import pandas as pd
+import plotly.graph_objects as go
 
 from orchestrai import text
 from orchestrai.chains.steps import Step
-from orchestrai.html import platform_colour
+from orchestrai.costs.figures import Figure, canvas, colours, label, nothing
 
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
-
-_LINE: Final = "rgba(128, 128, 128, 0.6)"  # seen on light and on dark
-_INK: Final = "#808080"
+_LINE: Final = "rgba(128,128,128,0.6)"  # seen on light and on dark
 _SMALLEST, _LARGEST = 16.0, 46.0  # diameters of steps [px]
+_NAMED: Final = 40  # steps that have their prompts written below them
 _SYMBOLS: Final = {"failed": "x", "skipped": "circle-open", "cancelled": "circle-open", "running": "circle-open"}
 
 
-def figure(name: str, steps: Sequence[Step]) -> go.Figure:
+def figure(name: str, steps: Sequence[Step], frame: pd.DataFrame) -> Figure:
     """Return the figure of a chain.
 
     Args:
         name: Its name.
         steps: Its steps.
+        frame: The same as a frame, for places that draw no figures.
 
     Returns:
         A plotly figure: a column for each depth, lines from parents to children (dotted where a step only came after
         another), a colour for each platform, the area of a step by its cost (by its list cost where nothing cost cash).
     """
-    import plotly.graph_objects as go
-
+    made = canvas(f"Chain {label(name)}: {text.count(len(steps))} steps", frame)
+    if not steps:
+        nothing(made)
+        return made
     places = _places(steps)
-    weights = _weights(steps)
-    made = go.Figure()
-    for dash, pairs in (
-        ("solid", [(parent, step) for step in steps for parent in step.parents]),
-        ("dot", [(parent, step) for step in steps for parent in step.after if parent not in step.parents]),
-    ):
+    fed = [(parent, step) for step in steps for parent in step.parents]
+    came_after = [(other, step) for step in steps for other in step.after if other not in step.parents]
+    for dash, pairs in (("solid", fed), ("dot", came_after)):
         x, y = _lines(places, pairs)
         if x:
             line = {"color": _LINE, "width": 1.5, "dash": dash}
             made.add_trace(go.Scatter(x=x, y=y, mode="lines", line=line, hoverinfo="skip", showlegend=False))
-    platforms = sorted({step.platform or "never sent" for step in steps})
-    for place, platform in enumerate(platforms):
-        own = [step for step in steps if (step.platform or "never sent") == platform]
-        made.add_trace(
-            go.Scatter(
-                x=[places[step.task_id][0] for step in own],
-                y=[places[step.task_id][1] for step in own],
-                mode="markers",
-                name=harmless(platform),
-                marker={
-                    "color": platform_colour(place),
-                    "size": [weights[step.task_id] for step in own],
-                    "symbol": [_SYMBOLS.get(step.status, "circle") for step in own],
-                    "line": {"color": _LINE, "width": 1},
-                },
-                hovertext=[_hover(step) for step in own],
-                hoverinfo="text",
-            )
-        )
-    axis = {"visible": False, "zeroline": False}
-    deepest = max((x for x, _ in places.values()), default=0)
-    made.update_layout(
-        title={"text": harmless(f"{name}: {len(steps)} steps" if steps else f"{name}: nothing yet")},
-        xaxis={**axis, "range": [-0.4, deepest + 0.4]},
-        yaxis=axis,
-        font={"color": _INK},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        margin={"l": 10, "r": 10, "t": 50, "b": 10},
-        hoverlabel={"align": "left"},
-        legend={"orientation": "h", "y": -0.05},
-    )
+    weights = _weights(steps)
+    for platform, colour in colours(sorted(map(_platform, steps))).items():
+        own = [step for step in steps if _platform(step) == platform]
+        made.add_trace(_markers(own, platform, colour, places, weights, named=len(steps) <= _NAMED))
+    deepest = max(x for x, _ in places.values())
+    tallest = max(abs(y) for _, y in places.values())
+    made.update_xaxes(visible=False, range=[-0.5, deepest + 0.5])
+    made.update_yaxes(visible=False, range=[-tallest - 0.7, tallest + 0.7])
+    made.update_layout(height=min(1200, 260 + round(96 * tallest)))
     return made
 
 
-def harmless(words: str) -> str:
-    """Return a text that plotly shows as it is: no markup, no formula, nothing that drives a reader."""
-    shown = text.printable(words)
-    for sign, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("$", "&#36;")):
-        shown = shown.replace(sign, entity)
-    return shown
+def _markers(
+    steps: Sequence[Step],
+    platform: str,
+    colour: str,
+    places: dict[str, tuple[float, float]],
+    weights: dict[str, float],
+    *,
+    named: bool,
+) -> Any:
+    return go.Scatter(
+        x=[places[step.task_id][0] for step in steps],
+        y=[places[step.task_id][1] for step in steps],
+        mode="markers+text" if named else "markers",
+        name=label(platform),
+        text=[label(step.prompt, "", 24) for step in steps],
+        textposition="bottom center",
+        hovertext=[_hover(step) for step in steps],
+        hoverinfo="text",
+        marker={
+            "color": colour,
+            "opacity": 1,
+            "size": [weights[step.task_id] for step in steps],
+            "symbol": [_SYMBOLS.get(step.status, "circle") for step in steps],
+            "line": {"color": _LINE, "width": 1},
+        },
+    )
+
+
+def _platform(step: Step) -> str:
+    return step.platform or "never sent"
 
 
 def _places(steps: Sequence[Step]) -> dict[str, tuple[float, float]]:
@@ -126,13 +127,14 @@ def _lines(
 
 
 def _hover(step: Step) -> str:
+    times = "1 attempt" if step.attempts == 1 else f"{step.attempts} attempts"
     lines = [
-        f"{step.platform or 'never sent'} {step.model or ''} · {step.status}{' · reused' if step.reused else ''}",
-        f"{text.money(step.cost)} cash, {text.money(step.list_cost)} list · {step.attempts} attempts",
+        f"{_platform(step)} {step.model or ''} · {step.status}{' · reused' if step.reused else ''}",
+        f"{text.money(step.cost)} of cash, {text.money(step.list_cost).lstrip('$')} at list prices · {times}",
         *_wrapped("asked", step.prompt),
         *_wrapped("said", step.answer or step.error),
     ]
-    return "<br>".join(harmless(line) for line in lines)
+    return "<br>".join(label(line, "", 120) for line in lines)
 
 
 def _wrapped(what: str, words: str | None) -> list[str]:

@@ -287,11 +287,11 @@ class Costs:
         """
         return questions.quota(self.mirror, "float")
 
-    def lineage(self, chain: str, *, money: Money = "float") -> pd.DataFrame:
+    def lineage(self, chain: Any, *, money: Money = "float") -> pd.DataFrame:
         """Return the tasks of a chain, or those that a task came from and that came of it.
 
         Args:
-            chain: A chain's name (its newest run), its id, or the id of a task.
+            chain: A chain, its name (its newest run), its id, or the id of a task.
             money: How money is written.
 
         Returns:
@@ -305,7 +305,7 @@ class Costs:
         """
         from orchestrai.costs.lineage import lineage
 
-        return lineage(self.mirror, self._opened(), chain, money)
+        return lineage(self.mirror, self._opened(), getattr(chain, "id", chain), money)
 
     def reprice(
         self,

@@ -135,11 +135,11 @@ def nothing(figure: Figure, row: int = 1, col: int = 1) -> None:
     )
 
 
-def label(name: Any, missing: str = "none") -> str:
+def label(name: Any, missing: str = "none", width: int = _LABEL) -> str:
     """Return a name from outside as text of a figure: short, printable, and no markup of any kind."""
     if name is None or name != name:  # noqa: PLR0124 - NaN
         return missing
-    shown = html_standard.escape(text.excerpt(str(name), _LABEL), quote=True)
+    shown = html_standard.escape(text.excerpt(str(name), width), quote=True)
     return shown.replace("$", "&#36;").replace("%{", "%&#123;") or missing
 
 

@@ -182,11 +182,11 @@ class Plots:
         (drawing.timeline if bars else drawing.load)(figure, found)
         return figure
 
-    def chain(self, chain: str) -> Figure:
+    def chain(self, chain: Any) -> Figure:
         """Return the tasks of a chain as a tree, with what each cost.
 
         Args:
-            chain: Its name, its id, or the id of a task.
+            chain: The chain, its name, its id, or the id of a task.
 
         Raises:
             InvalidInput: There is no such chain; the message names the nearest.
@@ -195,7 +195,7 @@ class Plots:
         from orchestrai.costs.figures import canvas, label
 
         found = self._costs.lineage(chain)
-        figure = canvas(f"Chain {label(chain)}", found)
+        figure = canvas(f"Chain {label(getattr(chain, 'name', chain))}", found)
         drawing.tree(figure, found)
         return figure
 

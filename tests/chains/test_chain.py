@@ -168,7 +168,7 @@ def test_the_graph_has_a_line_for_every_handoff_and_a_colour_for_every_platform(
     one, two = upper(name="one"), upper(name="two")
     with orchestrator(tmp_path, one, two) as orch:
         chain = orch.chain("c")
-        assert "nothing yet" in chain.graph().layout.title.text
+        assert chain.graph().layout.annotations[0].text == "nothing yet"
         a = run(chain.run("a", platform="one"))
         kids = run(chain.fan_out(a, ["b", "c"], platform="two", progress="off"))
         run(chain.join(kids, "d"))
