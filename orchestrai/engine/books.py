@@ -495,7 +495,8 @@ def _memory(item: Item, result: Result, asked: Asked) -> MemoryRow | None:
 
 
 def _digest(items: list[Item]) -> bytes:
-    return hashlib.sha256(b"".join(item.key for item in items)).digest()
+    keys = (item.key if item.lineage is None else item.lineage.first_key for item in items)
+    return hashlib.sha256(b"".join(keys)).digest()
 
 
 def _usd(pico: int | None) -> Decimal | None:

@@ -94,6 +94,7 @@ class Lineage:
         remembers: Its answer is kept as a memory, as others may work with it.
         route: Where it may go, before anything is known of what it is handed.
         positions: Results of the same call that have to be there before it starts.
+        first_key: Key of its task before what it awaits is known: what tells one call from another.
     """
 
     rules: Rules
@@ -103,6 +104,7 @@ class Lineage:
     remembers: bool = False
     route: Route | None = None
     positions: frozenset[int] = frozenset()
+    first_key: bytes = b""
 
     @property
     def links(self) -> list[Link]:

@@ -146,6 +146,7 @@ class Preparer:
             item.lineage.positions = frozenset(one.position for one in item.lineage.awaited)
             contexts = {link.task_id: link.context for link in item.lineage.parents}
             fit(item, lambda task_id, contexts=contexts: self._origins.text_of(contexts[task_id]))  # type: ignore[misc]  # mypy knows no defaults of lambdas
+            item.lineage.first_key = item.key
 
     def _tell_dropped(self, task: Task, offer: Offer) -> None:
         """Warn once of options that the platform cannot take; its tasks are sent without them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 from parts import orchestrator, upper
@@ -140,6 +141,46 @@ def test_the_key_of_a_result_is_that_of_its_task(tmp_path):
         assert b.task.key == Task("b", parent=a).key
         assert b.task.parent[0].summary == "A"  # the text itself does not travel with the task
         assert orch.run_sync("b", parent=a.task_id).reused
+
+
+def test_a_named_batch_goes_on_where_it_was_left_without_other_reuse(tmp_path):
+    platform = upper(delay_s=0.05)
+    with orchestrator(tmp_path, platform) as orch:
+        line = [Task("0")]
+        for i in range(1, 8):
+            line.append(Task(f"{i} {{parent}}", parent=line[-1]))
+        handle = orch.start(line, name="line", reuse=False, progress="off")
+        while handle.progress.succeeded < 3:
+            time.sleep(0.005)
+        handle.cancel()
+        handle.wait()
+        asked = len(platform.prompts)
+        assert 3 <= asked < 8
+        again = batch(orch, line, name="line", reuse=False)
+        assert all(again)
+        assert again.reused_count >= 3
+        assert len(platform.prompts) <= 8 + 1  # the one under way when it was cancelled
+        fresh = batch(orch, line, name="line", reuse=False)  # that one is finished, so this is another
+        assert fresh.reused_count == 0
+
+
+def test_one_model_answers_a_whole_graph_where_that_is_asked_for(tmp_path):
+    one, two = upper(name="one", model="m1", models=[]), upper(name="two", model="m2", models=[])
+    with orchestrator(tmp_path, one, two) as orch:
+        result = batch(orch, report(), mix=False)
+        assert {r.model for r in result} == {"m1"}
+
+
+def test_a_call_as_it_completes_and_a_stream_work_with_results(tmp_path):
+    async def look(orch, parent):
+        found = [r async for r in orch.as_completed(["b {parent}", "c"], parent=parent, chain="c")]
+        stream = orch.stream("d {parent}", parent=parent)
+        return found, "".join([piece async for piece in stream])
+
+    with orchestrator(tmp_path) as orch:
+        found, streamed = asyncio.run(look(orch, orch.run_sync("a")))
+        assert {r.output for r in found} == {"B {PARENTS} | A", "C\n\n{PARENTS} | A"}
+        assert streamed == "D {PARENTS} | A"
 
 
 # --- bad input -----------------------------------------------------------------------------------------------------

@@ -109,6 +109,24 @@ def test_steps_wait_for_commits_and_kills_send_nothing_twice(tmp_path: Path, nur
     print(f"kills={kills} {dict(sums)}")
 
 
+def test_two_processes_at_the_same_graphs_pay_each_step_once(tmp_path: Path, nursery: Nursery) -> None:
+    chance = seeded()
+    graphs = [random_graph(chance, f"g{i}") for i in range(scaled(20, 4))]
+    must = {name: end for graph in graphs for name, end in expected(graph).items()}
+    log, project = tmp_path / "log.jsonl", tmp_path / "project"
+    project.mkdir()
+    reports = [tmp_path / f"report-{i}.json" for i in range(2)]
+    jobs = [{"project": str(project), "graphs": graphs, "log": str(log), "report": str(report)} for report in reports]
+    children = [nursery.start("graphs", **job) for job in jobs]
+    assert [child.wait(120) for child in children] == [0, 0]
+    assert [json.loads(report.read_text(encoding="utf-8")) for report in reports] == [must, must]
+    asked = lines(log)
+    kept = read_ledger(project / ".orchestrai", tmp_path / "copy")
+    assert [line for line in asked if line["early"] or line["wrong"]] == []
+    assert {prompt: count for prompt, count in kept.succeeded.items() if count > 1} == {}
+    assert sent_too_often(graphs, asked, kept) == {}
+
+
 def test_control_a_runner_that_goes_on_from_memory_sends_children_too_early(tmp_path: Path, nursery: Nursery) -> None:
     graphs = [random_graph(random.Random(i), f"g{i}") for i in range(4)]
     log = tmp_path / "log.jsonl"
