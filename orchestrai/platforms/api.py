@@ -39,6 +39,9 @@ _NO_MODEL: Final = re.compile(
 )
 
 
+_TELLING: Final = 8  # characters of a key below which it is not looked for in replies
+
+
 @dataclass(frozen=True, slots=True)
 class Home:
     """A provider's own address, and what is read from the environment for it.
@@ -255,9 +258,9 @@ class ApiPlatform(abc.ABC):
                             break
                 if not ended and answer.finish is None:
                     raise answer.unusable("the stream ended before the answer did.")
-                reply = answer.whole()
+                reply = self._without_key(answer.whole())
             except PlatformError as error:
-                error.reply = answer.reply()
+                error.reply = self._without_key(answer.reply())
                 raise error.with_traceback(None)  # noqa: B904  # as in `send`
             except asyncio.CancelledError as stop:
                 raise stop.with_traceback(None)  # noqa: B904  # as in `send`
@@ -331,6 +334,17 @@ class ApiPlatform(abc.ABC):
     def _secrets(self) -> list[str]:
         return [self._key(), *self._more_headers.values()]
 
+    def _without_key(self, reply: Reply) -> Reply:
+        """Return a reply as it may be recorded: a provider that quotes the key does not bring it into the ledger."""
+        key = self._key()
+        if len(key) < _TELLING:  # as good as none, and may be an ordinary word
+            return reply
+        for name in ("text", "model", "response_id", "request_id", "service_tier", "usage_raw"):
+            value = getattr(reply, name)
+            if value is not None and key in value:
+                setattr(reply, name, value.replace(key, "[key]"))
+        return reply
+
     def _reply(self, response: Response, url: URL) -> Reply:
         """Return the answer in a whole reply with status 200.
 
@@ -346,7 +360,7 @@ class ApiPlatform(abc.ABC):
         else:
             answer = self._form.answer(response, self._secrets)
             answer.read(document)
-            return answer.whole()
+            return self._without_key(answer.whole())
         raise failure
 
     async def _refused(self, response: Response, model: str, url: URL) -> PlatformError:
