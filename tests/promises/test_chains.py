@@ -109,6 +109,54 @@ def test_steps_wait_for_commits_and_kills_send_nothing_twice(tmp_path: Path, nur
     print(f"kills={kills} {dict(sums)}")
 
 
+DIAMOND = [
+    {"name": name, "parents": parents, "after": after, "fails": name == "bad", "platform": None, "delay_s": 0.0}
+    for name, parents, after in (
+        ("a", [], []),
+        ("b", ["a"], []),
+        ("c", ["a"], ["b"]),
+        ("bad", ["a"], []),
+        ("lost", ["bad"], []),
+        ("end", ["b", "c"], []),
+    )
+]
+
+
+def lives(folder: Path, nursery: Nursery, *die_at: int | None) -> tuple[dict[str, Any], list[str]]:
+    """Live one life after another, each but the last up to a point; return what is wrong then, and the last's points."""
+    log, report, project = folder / "log.jsonl", folder / "report.json", folder / "project"
+    project.mkdir(parents=True)
+    job = {"project": str(project), "graphs": [DIAMOND], "log": str(log), "report": str(report)}
+    for point in die_at:
+        nursery.start("graphs", die_at=point, **job).wait()
+    ends = json.loads(report.read_text(encoding="utf-8"))
+    points = ends.pop("points")
+    asked, kept = lines(log), read_ledger(project / ".orchestrai", folder / "copy")
+    found = {
+        "ends": ends if ends != expected(DIAMOND) else {},
+        "early": [line for line in asked if line["early"] or line["wrong"]],
+        "twice": {prompt: count for prompt, count in kept.succeeded.items() if count > 1},
+        "too often": sent_too_often([DIAMOND], asked, kept),
+        "left over": kept.left_over(),
+    }
+    return {name: wrong for name, wrong in found.items() if wrong}, points
+
+
+def test_no_point_of_a_chain_is_a_bad_one_to_die_at(tmp_path: Path, nursery: Nursery) -> None:
+    """SIGKILL before or after any statement of a first life."""
+    chance = seeded()
+    wrong, points = lives(tmp_path / "counted", nursery, None)
+    assert wrong == {}
+    visited = sorted(chance.sample(range(len(points)), min(scaled(100, 8), len(points))))
+    failures: dict[str, Any] = {}
+    for point in visited:
+        found, _ = lives(tmp_path / str(point), nursery, point, None)
+        if found:
+            failures[f"point {point}, {points[point]}"] = found
+    print(f"{len(visited)} of {len(points)} points")
+    assert failures == {}
+
+
 def test_two_processes_at_the_same_graphs_pay_each_step_once(tmp_path: Path, nursery: Nursery) -> None:
     chance = seeded()
     graphs = [random_graph(chance, f"g{i}") for i in range(scaled(20, 4))]

@@ -357,10 +357,12 @@ def graphs(job: dict[str, Any]) -> None:
 
         return await opened[0]._opened().ledger.read_soon(look)
 
+    points = Points(job.get("die_at"))
+    engine = open_engine(Path(job["project"]) / ".orchestrai", "test", points.connect) if "die_at" in job else None
     platforms = [Steps(name, job, committed) for name in ("one", "two")]
+    ends: dict[str, Any] = {}
     with Orchestrator(job["project"], platforms=platforms) as orch:
         opened.append(orch)
-        ends = {}
         for number, graph in enumerate(job["graphs"]):
             tasks: dict[str, Task] = {}
             for step in graph:  # in an order in which parents come first
@@ -374,6 +376,9 @@ def graphs(job: dict[str, Any]) -> None:
             random.Random(number).shuffle(order)
             results = orch.batch_sync([tasks[name] for name in order], chain=f"graph {number}", progress="off")
             ends |= {name: [result.status, result.error_class] for name, result in zip(order, results, strict=True)}
+    if engine is not None:
+        close_engine(engine)
+        ends["points"] = points.names
     Path(job["report"]).write_text(json.dumps(ends), encoding="utf-8")
 
 
