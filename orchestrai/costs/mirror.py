@@ -199,8 +199,8 @@ class Mirror:
                     table.store(duck, [rows])
                 self._rows[table.name] = count
         self._note_open(duck, ended)
+        self._batches_of_others(duck)
         self._last = news.upto
-        self._batches_of_others(duck, news)
         self._unfinished = _column(duck, "SELECT batch_id FROM ledger.batches WHERE status <> 'finished'")
         self._newest_batch = _column(duck, "SELECT max(batch_id) FROM ledger.batches")[0] or ""
         self._version = news.version if news.complete else None
@@ -225,14 +225,13 @@ class Mirror:
         duck.execute("DELETE FROM ledger.batches")
         self._newest_batch = ""
 
-    def _batches_of_others(self, duck: duckdb.DuckDBPyConnection, news: _News) -> None:
+    def _batches_of_others(self, duck: duckdb.DuckDBPyConnection) -> None:
         """Read the batches of new rows that were not found among the newest, as after a change of the clock."""
-        if not any(news.logs[table.name] for table in (ATTEMPTS, OUTCOMES)):
-            return
         missing = _column(
             duck,
-            "SELECT DISTINCT batch_id FROM (SELECT batch_id FROM ledger.attempts UNION ALL SELECT batch_id FROM "
-            "ledger.outcomes) ANTI JOIN ledger.batches USING (batch_id)",
+            "SELECT DISTINCT batch_id FROM (SELECT batch_id FROM ledger.attempts WHERE seq > ? UNION ALL "
+            "SELECT batch_id FROM ledger.outcomes WHERE seq > ?) ANTI JOIN ledger.batches USING (batch_id)",
+            [self._last[table.name] for table in (ATTEMPTS, OUTCOMES)],
         )
         for some in _parts(missing):
             if chunk := self._source.read(partial(BATCHES.read, where=f"batch_id IN ({marks(some)})", values=some)):

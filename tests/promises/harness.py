@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from agreement import INPUT, OUTPUT, check_numbers
+
 from orchestrai.testing import ProviderServer, SpawnedServer, read_bill
 from orchestrai.testing.answers import answer_to
 
@@ -120,6 +122,7 @@ class Ask:
     time: float
     prompt: str
     billed: bool
+    charge: int = 0  # at the price of the children's platform [pico-USD]
 
 
 @dataclass
@@ -227,8 +230,20 @@ class Scene:
         """Return the provider's bill, once it is done with every request."""
         _wait_until(lambda: not self._server.stats()["in_flight"])
         if isinstance(self._server, ProviderServer):
-            return [Ask(r.time, first_prompt(r.json), r.billed_tokens > 0) for r in self._server.requests]
-        return [Ask(line["time"], line["prompt"], line["billed_tokens"] > 0) for line in read_bill(self._bill)]
+            return [
+                Ask(
+                    r.time,
+                    first_prompt(r.json),
+                    r.billed_tokens > 0,
+                    _charge(r.billed_tokens, r.input_tokens, r.output_tokens),
+                )
+                for r in self._server.requests
+            ]
+        return [
+            Ask(line["time"], line["prompt"], line["billed_tokens"] > 0,
+                _charge(line["billed_tokens"], line["input_tokens"], line["output_tokens"]))
+            for line in read_bill(self._bill)
+        ]  # fmt: skip
 
     def wait_for_requests(self, count: int) -> None:
         """Wait until the provider has received so many."""
@@ -239,8 +254,13 @@ class Scene:
         return read_acks(self._folder / "acks.jsonl")
 
     def verdict(self) -> Verdict:
-        """Judge what is there; only while no child is at work."""
-        return judge(self.asked(), self.acknowledged(), read_ledger(self.ledger, self._folder / "copy"))
+        """Judge what is there; only while no child is at work. The numbers must agree, whoever is asked."""
+        asked = self.asked()
+        verdict = judge(asked, self.acknowledged(), read_ledger(self.ledger, self._folder / "copy"))
+        if (self.ledger / "ledger.db").exists() and not verdict.unknown:
+            bill = [(ask.prompt, ask.charge) for ask in asked]
+            print(check_numbers(self.ledger, self._folder / "numbers", bill))
+        return verdict
 
 
 @dataclass
@@ -262,6 +282,10 @@ class Run:
         assert [(prompt, output, status) for prompt, output, status, _ in results] == [
             (prompt, answer_to(prompt), "succeeded") for prompt in prompts
         ]
+
+
+def _charge(billed: int, input_tokens: int, output_tokens: int) -> int:
+    return INPUT * input_tokens + OUTPUT * output_tokens if billed else 0
 
 
 def _wait_until(condition: Callable[[], bool]) -> None:
