@@ -61,17 +61,18 @@ def renamed(task: Task, name: Any) -> Task:
     return replace(task, **changed)
 
 
-def with_results(task: Task, results: Mapping[int, Any], again: Mapping[int, int]) -> Task:
-    """Return a task that is asked again, apart from the call it was part of.
+def asked_again(result: Any, results: Mapping[int, Any], again: Mapping[int, int]) -> Task:
+    """Return the task of a result that is asked again, apart from the call it was part of.
 
     Args:
-        task: The task.
+        result: The result; its task goes on in the same run of its chain.
         results: Results of that call by index: those of the parents that succeeded stand for them.
         again: Index → place of the tasks that are asked again with it.
 
     Raises:
         InvalidInput: A parent is not among the results.
     """
+    task: Task = result.task if result.chain_id is None else replace(result.task, chain=result.chain_id)
 
     def name(other: Any) -> Any:
         if not isinstance(other, int):

@@ -102,7 +102,8 @@ class Preparer:
             for sample in range(task.samples or 1):
                 if refusal is not None or route is None:
                     assert refusal is not None
-                    results[self._position] = _refused(task, refusal, index, row, sample)
+                    chain_id = None if place is None else place.lineage.chain_id
+                    results[self._position] = _refused(task, refusal, index, row, sample, chain_id)
                 else:
                     key = task.sample_key(sample, digest) if place is None else b""
                     item = Item(task, index, row, sample, key, route, schema, size, self._position)
@@ -187,7 +188,7 @@ class Preparer:
         return replace(task, files=tuple(hashed))
 
 
-def _refused(task: Task, refusal: Refusal, index: int, row: Any, sample: int) -> Result:
+def _refused(task: Task, refusal: Refusal, index: int, row: Any, sample: int, chain_id: str | None) -> Result:
     return Result(
         task,
         status=refusal.status,
@@ -196,4 +197,5 @@ def _refused(task: Task, refusal: Refusal, index: int, row: Any, sample: int) ->
         index=index,
         row=row,
         sample=sample,
+        chain_id=chain_id,
     )

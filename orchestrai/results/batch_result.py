@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Self, final, ge
 
 from orchestrai import html, text
 from orchestrai.errors import Detached, InvalidInput, TaskFailed, nearest
-from orchestrai.parents import with_results
+from orchestrai.parents import asked_again
 from orchestrai.result import Result
 from orchestrai.results import frames
 from orchestrai.results.frames import Money
@@ -299,7 +299,7 @@ class BatchResult(Sequence[Result]):
         for i in again:
             places.setdefault(self.results[i].index, len(places))
         by_index = {r.index: r for r in self.results}
-        tasks = {self._question(i): with_results(self.results[i].task, by_index, places) for i in again}
+        tasks = {self._question(i): asked_again(self.results[i], by_index, places) for i in again}
         started = time.perf_counter()
         answers = await self._retry(list(tasks.values()))
         took = time.perf_counter() - started

@@ -64,6 +64,17 @@ def test_a_name_means_its_newest_run_and_an_id_the_run_itself(tmp_path):
             orch.chain(" ")
 
 
+def test_what_is_asked_again_goes_on_in_its_own_run(tmp_path):
+    platform = upper(faults={"^b$": ["request"]})
+    with orchestrator(tmp_path, platform) as orch:
+        first = orch.chain("c")
+        res = orch.batch_sync(["a", "b"], chain=first.id, progress="off")
+        second = orch.chain("c", new=True)
+        again = run(res.retry_failures())
+        assert [r.chain_id for r in again] == [first.id, first.id]
+        assert (first.tasks, second.tasks) == (2, 0)
+
+
 def test_two_projects_have_chains_of_their_own_by_the_same_name(tmp_path, monkeypatch):
     ids = []
     for name in ("one", "two", "one"):
