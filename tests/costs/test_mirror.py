@@ -184,13 +184,14 @@ def test_what_other_processes_write_meanwhile_is_seen_exactly(tmp_path):
         import asyncio, sys
         from orchestrai import Orchestrator
         from orchestrai.testing import ScriptedPlatform
-        cash = ScriptedPlatform("cash", tier="paid", price={"input_mtok": "2", "output_mtok": "8"}, delay_s=0.001)
+        cash = ScriptedPlatform("cash", tier="paid", price={"input_mtok": "2", "output_mtok": "8"}, delay_s=0.05)
         with Orchestrator(sys.argv[1], platforms=[cash], settings={"progress": "off"}) as orch:
-            orch.batch_sync([f"{sys.argv[2]} {i}" for i in range(400)], confirm="never")
+            orch.batch_sync([f"{sys.argv[2]} {i}" for i in range(400)], confirm="never", concurrency=8)
     """
-    children = [python(script, tmp_path, name) for name in ("one", "two")]
     seen = []
     with orchestrator(tmp_path) as orch:
+        assert orch.costs.summary()["value"]["attempts"] == 0
+        children = [python(script, tmp_path, name) for name in ("one", "two")]
         while any(child.poll() is None for child in children):
             now = orch.costs.summary(money="decimal")["value"]
             groups = orch.costs.by_model(money="decimal")
