@@ -13,9 +13,10 @@ from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, Unpack
+from typing import Any, Literal, Self, TypeVar, Unpack, get_args
 
 from orchestrai.attachments import Attachment
+from orchestrai.bridge import Bridge, is_in_loop, wait_nested
 from orchestrai.calls import (
     BatchCall,
     Preflight,
@@ -102,6 +103,8 @@ class Orchestrator:
         platforms: Platforms, async functions `(request) -> str`, or names of built-in platforms; without it, what
             the settings and the environment offer.
         settings: Settings that win over files and environment.
+        bridge: How calls without `await` wait inside a running loop: "thread" blocks it and patches nothing; "nest" applies
+            `nest_asyncio` to it, for ever, so that it goes on meanwhile (see `orchestrai.bridge`).
 
     Raises:
         InvalidSettings: A setting is unknown or of the wrong type.
@@ -113,7 +116,11 @@ class Orchestrator:
         *,
         platforms: Sequence[Any] | None = None,
         settings: Mapping[str, Any] | None = None,
+        bridge: Bridge = "thread",
     ) -> None:
+        if bridge not in get_args(Bridge):
+            raise InvalidInput(f"bridge is one of {', '.join(get_args(Bridge))}, not {bridge!r}.")
+        self._nests = bridge == "nest"
         start = Path(project) if project is not None else Path.cwd()
         self.settings: Settings = load(start, settings)
         self.project, _ = project_of(start)
@@ -398,6 +405,8 @@ class Orchestrator:
     def run_sync(self, prompt: Any, **options: Any) -> Result:
         """Answer one prompt without `await`: from scripts, and from cells whose loop is running."""
         engine_loop().refuse_inside()
+        if self._nests and is_in_loop():
+            return wait_nested(self.run(prompt, **options))
         call, task_options = _checked(options, ("on_error", "reuse", *_SPENDING))
         run, work = self._single(prompt, task_options, call)
         draft = Errand(engine_loop(), run.draft(work.items)).wait_sync()
@@ -408,6 +417,8 @@ class Orchestrator:
     def batch_sync(self, prompts: Any, **options: Unpack[CallOptions]) -> BatchResult:
         """Answer many prompts without `await`; an interrupt keeps what is finished in `last_batch`."""
         engine_loop().refuse_inside()
+        if self._nests and is_in_loop():
+            return wait_nested(self.batch(prompts, **options))  # type: ignore[arg-type]  # its options are checked by it
         return self.start(prompts, **options).wait()
 
     def wait(self, awaitable: Awaitable[T]) -> T:
@@ -416,15 +427,15 @@ class Orchestrator:
         Inside a running loop it runs on a loop of its own, in another thread; an interrupt cancels it there.
         """
         engine_loop().refuse_inside()
+        if self._nests and is_in_loop():
+            return wait_nested(awaitable)
         waiting: list[asyncio.Task[Any] | None] = []
 
         async def value() -> T:
             waiting.append(asyncio.current_task())
             return await awaitable
 
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
+        if not is_in_loop():
             return asyncio.run(value())
         from concurrent.futures import ThreadPoolExecutor
         from contextvars import copy_context
