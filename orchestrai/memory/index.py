@@ -48,6 +48,12 @@ class Hit(NamedTuple):
     score: float
 
 
+class _Look(NamedTuple):
+    rows: list[SegmentRow]
+    sizes: dict[int, int] | None  # of the memories that no part has [characters]
+    newest: int
+
+
 class SearchIndex:
     """The index of one ledger with one embedding; its methods run on the engine's loop.
 
@@ -67,6 +73,7 @@ class SearchIndex:
         self._folder = ledger.folder / "memory"
         self._seal_at = seal_at
         self._segments: dict[str, Segment] = {}
+        self._useless: set[str] = set()  # names of parts that are in order, where Chroma is not
         self._tail = Tail()
         self._newest = 0  # number of the newest memory that was looked for
         self._one_at_a_time = asyncio.Lock()  # over segments and tail, which threads look at
@@ -123,9 +130,32 @@ class SearchIndex:
 
     async def _catch_up(self) -> None:
         """Bring parts and tail to what the ledger holds now."""
-        rows = await self._ledger.read_soon(lambda c: segments.segments_of(c, self._identity))
-        names = {row.name for row in rows}
-        for name in self._segments.keys() - names:
+        while True:
+            look = await self._ledger.read_soon(self._look)
+            if look.sizes is not None:
+                break
+            await self._open_and_close(look.rows)
+        self._newest = look.newest
+        self._tail.keep(look.sizes.keys())
+        together, chars = list[int](), 0
+        for seq in self._tail.missing(look.sizes):
+            if chars + look.sizes[seq] > _READ_AT_ONCE:
+                await self._embed(together)
+                together, chars = [], 0
+            together.append(seq)
+            chars += look.sizes[seq]
+        await self._embed(together)
+
+    def _look(self, connection: Any) -> _Look:
+        """Return what the ledger holds; without the sizes where the parts that are open are not those that it names."""
+        rows = segments.segments_of(connection, self._identity)
+        if {row.name for row in rows} - self._useless != self._segments.keys():
+            return _Look(rows, None, 0)
+        return _Look(rows, memories.sizes_between(connection, self._gaps()), memories.newest_number(connection))
+
+    async def _open_and_close(self, rows: Sequence[SegmentRow]) -> None:
+        """Open the parts that the ledger names, and no others; what is damaged is named no more."""
+        for name in self._segments.keys() - {row.name for row in rows}:
             self._segments.pop(name).close()
         damaged = []
         for row in rows:
@@ -135,23 +165,9 @@ class SearchIndex:
                 except SegmentDamaged:
                     damaged.append(row.name)
                 except ImportError as error:
+                    self._useless.add(row.name)
                     self.trouble = str(error)
         await self._drop(damaged)
-        gaps = self._gaps()
-
-        def live(connection: Any) -> tuple[dict[int, int], int]:
-            return memories.sizes_between(connection, gaps), memories.newest_number(connection)
-
-        sizes, self._newest = await self._ledger.read_soon(live)
-        self._tail.keep(sizes.keys())
-        together, chars = list[int](), 0
-        for seq in self._tail.missing(sizes):
-            if chars + sizes[seq] > _READ_AT_ONCE:
-                await self._embed(together)
-                together, chars = [], 0
-            together.append(seq)
-            chars += sizes[seq]
-        await self._embed(together)
 
     def _gaps(self) -> list[tuple[int, int | None]]:
         """Return the spans of numbers that no part has: those between parts, and what comes after the last."""

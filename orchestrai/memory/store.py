@@ -61,8 +61,12 @@ class MemoryStore:
             MemoryMissing: It never was, is gone, or is not what it was.
         """
         _check_id(memory_id)
-        record = (await self.ledger.read_soon(lambda c: memories.read_memories(c, [memory_id]))).get(memory_id)
-        problem = await self._in_thread(problem_of, record)
+
+        def look(connection: Any) -> tuple[MemoryRecord | None, str | None]:
+            record = memories.read_memories(connection, [memory_id]).get(memory_id)
+            return record, problem_of(record)
+
+        record, problem = await self.ledger.read_soon(look)
         if problem is not None:
             raise MemoryMissing(f"Memory {memory_id}: {problem}")
         assert record is not None
@@ -87,8 +91,7 @@ class MemoryStore:
         Raises:
             InvalidInput: The condition is none.
         """
-        records = await self.ledger.read_soon(lambda c: memories.matching(c, where))
-        whole, problems = await self._in_thread(sifted, records)
+        whole, problems = await self.ledger.read_soon(lambda c: sifted(memories.matching(c, where)))
         return [memory_of(record) for record in whole], problems
 
     async def search(
@@ -110,7 +113,7 @@ class MemoryStore:
         wanted = limit
         while True:  # what was deleted is in sealed parts still: where it takes places, there is more to be found
             hits = await index.search(query, wanted, among)
-            whole, problems = await self._in_thread(sifted, await self._at([hit.seq for hit in hits]))
+            whole, problems = await self._whole([hit.seq for hit in hits])
             if len(whole) >= limit or len(hits) < wanted:
                 break
             wanted *= 2
@@ -141,9 +144,12 @@ class MemoryStore:
                 self._index = SearchIndex(self.ledger, self._embedding, self._threads, self._seal_at)
             return self._index
 
-    async def _at(self, numbers: Sequence[int]) -> list[MemoryRecord]:
-        found = await self.ledger.read_soon(lambda c: memories.memories_at(c, numbers))
-        return [found[seq] for seq in numbers if seq in found]
+    async def _whole(self, numbers: Sequence[int]) -> tuple[list[MemoryRecord], list[str]]:
+        def look(connection: Any) -> tuple[list[MemoryRecord], list[str]]:
+            found = memories.memories_at(connection, numbers)
+            return sifted([found[seq] for seq in numbers if seq in found])
+
+        return await self.ledger.read_soon(look)
 
     async def _in_thread(self, function: Any, *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)

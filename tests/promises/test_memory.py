@@ -111,6 +111,7 @@ def test_a_reader_sees_every_memory_the_moment_it_is_committed(tmp_path, nursery
         assert spans[0][0] == 1
 
 
+@pytest.mark.timeout(1800)  # each writer that is started loads Chroma
 def test_no_kill_loses_a_memory_or_breaks_the_index(tmp_path, nursery):
     """Two writers that also seal are killed at random moments, again and again; then all is there, and once."""
     chance = seeded()
