@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
@@ -35,7 +36,7 @@ def within_call(tasks: list[Task], given: Sequence[Any]) -> list[Task]:
             rows.setdefault(id(value), row)
     named = list(tasks)
     for row in naming:
-        named[row] = renamed(tasks[row], lambda other, row=row: _row_of(other, row, rows, len(tasks)))
+        named[row] = renamed(tasks[row], partial(_rows_of, row, rows, len(tasks)))
     _refuse_circles({row: rows_before(named[row]) for row in naming})
     return named
 
@@ -51,22 +52,23 @@ def rows_before(task: Task) -> list[int]:
     return [other for other in before(task) if isinstance(other, int)]
 
 
-def renamed(task: Task, name: Any) -> Task:
-    """Return the task with everything that comes before it put through a function."""
+def renamed(task: Task, names: Callable[[Any], Sequence[Any]]) -> Task:
+    """Return the task with everything that comes before it put through a function, which returns one or several."""
     changed: dict[str, Any] = {
-        field: tuple(name(other) for other in getattr(task, field))
+        field: tuple(name for other in getattr(task, field) for name in names(other))
         for field in ("parent", "depends_on")
         if getattr(task, field) is not None
     }
     return replace(task, **changed)
 
 
-def asked_again(result: Any, results: Mapping[int, Any], again: Mapping[int, int]) -> Task:
+def asked_again(result: Any, results: Mapping[int, Sequence[Any]], again: Mapping[int, int]) -> Task:
     """Return the task of a result that is asked again, apart from the call it was part of.
 
     Args:
         result: The result; its task goes on in the same run of its chain.
-        results: Results of that call by index: those of the parents that succeeded stand for them.
+        results: Results of that call by index, those of several samples together: those of the parents that succeeded
+            stand for them.
         again: Index → place of the tasks that are asked again with it.
 
     Raises:
@@ -74,19 +76,19 @@ def asked_again(result: Any, results: Mapping[int, Any], again: Mapping[int, int
     """
     task: Task = result.task if result.chain_id is None else replace(result.task, chain=result.chain_id)
 
-    def name(other: Any) -> Any:
+    def names(other: Any) -> Sequence[Any]:
         if not isinstance(other, int):
-            return other
+            return (other,)
         if other not in results:
             raise InvalidInput(
                 f"Row {other} comes before {task.prompt!r:.60} and is not part of this result: retry the whole."
             )
-        return again.get(other, results[other])
+        return (again[other],) if other in again else results[other]
 
-    return renamed(task, name) if rows_before(task) else task
+    return renamed(task, names) if rows_before(task) else task
 
 
-def _row_of(other: Any, row: int, rows: Mapping[int, int], count: int) -> Any:
+def _rows_of(row: int, rows: Mapping[int, int], count: int, other: Any) -> Sequence[Any]:
     if isinstance(other, Task):
         found = rows.get(id(other))
         if found is None:
@@ -94,12 +96,12 @@ def _row_of(other: Any, row: int, rows: Mapping[int, int], count: int) -> Any:
                 f"row {row}: its parent {other.prompt!r:.60} is no task of this call. Put that very Task into the same "
                 "batch, or run it first and name its Result."
             )
-        return found
+        return (found,)
     if isinstance(other, int) and not 0 <= other < count:
         raise InvalidInput(
             f"row {row}: there is no row {other} to be its parent; rows are counted from 0 to {count - 1}."
         )
-    return other
+    return (other,)
 
 
 def _refuse_circles(graph: Mapping[int, Sequence[int]]) -> None:

@@ -124,7 +124,7 @@ class Lineage:
     @property
     def depth(self) -> int:
         """Steps from the farthest root, as far as it is known."""
-        return max((1 + one.depth if isinstance(one, Link) else 1 for one in self.before), default=0)
+        return max((1 + _depth(one) for one in self.before), default=0)
 
     @property
     def root(self) -> str | None:
@@ -307,6 +307,12 @@ def _say_shortened(lineage: Lineage) -> None:
 
 def _place(result: Result) -> str:
     return f"row {result.index}" if result.success is False else f"the answer of row {result.index}"
+
+
+def _depth(one: Link | Awaited) -> int:
+    if isinstance(one, Link):
+        return one.depth
+    return one.item.lineage.depth if one.item is not None and one.item.lineage is not None else 0
 
 
 def _task_id(one: Link | Awaited) -> str | None:

@@ -13,7 +13,7 @@ import orjson
 
 from orchestrai.engine.engine import Engine
 from orchestrai.engine.handing import texts_of
-from orchestrai.engine.lineage import Awaited, Lineage, Link, Rules, context_of, places_of, source_of, why_not
+from orchestrai.engine.lineage import Awaited, Kind, Lineage, Link, Rules, context_of, places_of, source_of, why_not
 from orchestrai.errors import ErrorClass, HandoffContextMissing, InvalidInput, InvalidTemplate, nearest
 from orchestrai.handoff import SHARED, HandoffContext
 from orchestrai.ids import now_us
@@ -83,10 +83,8 @@ class Origins:
         shared = self._shared(named, runs)
         found = self._found(other for task in named.values() for other in before(task) if not isinstance(other, int))
         placed = {index: self._placed(task, runs, shared[index], found) for index, task in named.items()}
-        for index in {row for task in named.values() for row in rows_before(task)}:
-            one = placed.setdefault(index, Placed(tasks[index], Lineage(self._rules))) if index in tasks else None
-            if one is not None:
-                one.lineage.remembers = True
+        for index in {row for task in named.values() for row in rows_before(task)} & tasks.keys():
+            placed.setdefault(index, Placed(tasks[index], Lineage(self._rules))).lineage.remembers = True
         return placed
 
     def handed_by(self, parent: Result) -> HandoffContext:
@@ -126,28 +124,16 @@ class Origins:
     ) -> Placed:
         run = runs[task.chain] if task.chain is not None else None
         lineage = Lineage(self._rules, run.chain_id if run else None, (), shared, run is not None)
-        refusal: Refusal | None = None
-        links: list[Link | Awaited] = []
-        contexts: list[Any] = []
-        after: list[Any] = []
-        for kind, others in (("parent", task.parent or ()), ("after", task.depends_on or ())):
-            for other in others:
-                if isinstance(other, int):
-                    links.append(Awaited(kind, other, None))  # type: ignore[arg-type]  # the index, until positions are known
-                    (contexts if kind == "parent" else after).append(other)
-                    continue
-                one = found[_name(other)]
-                refusal = refusal or one.refusal or (one.empty if kind == "parent" else None)
-                context = one.context if kind == "parent" else None
-                if one.task_id is not None:
-                    links.append(Link(kind, one.task_id, context, one.source, one.size, one.root, one.depth))  # type: ignore[arg-type]  # one of the two
-                (contexts if kind == "parent" else after).append(
-                    (one.context or other) if kind == "parent" else one.task_id or other
-                )
-        lineage.before = tuple(links)
-        chain = None if run is None else run.name
-        task = replace(task, chain=chain, parent=tuple(contexts) or None, depends_on=tuple(after) or None)
-        return Placed(task, lineage, refusal)
+        fed = [_named("parent", other, found) for other in task.parent or ()]
+        came_after = [_named("after", other, found) for other in task.depends_on or ()]
+        lineage.before = tuple(one.link for one in (*fed, *came_after) if one.link is not None)
+        task = replace(
+            task,
+            chain=None if run is None else run.name,
+            parent=tuple(one.name for one in fed) or None,
+            depends_on=tuple(one.name for one in came_after) or None,
+        )
+        return Placed(task, lineage, next((one.refusal for one in (*fed, *came_after) if one.refusal), None))
 
     def _runs(self, names: set[str]) -> dict[str, ChainRow]:
         """Return the run that each name or id means; a name that is new begins its first run."""
@@ -281,6 +267,28 @@ class _Found:
     empty: Refusal | None = None  # of whoever is handed its text
 
 
+class _Named(NamedTuple):
+    """One of those that come before a task."""
+
+    link: Link | Awaited | None  # None where it was never sent
+    name: Any  # by which the task names it from here on
+    refusal: Refusal | None = None
+
+
+def _named(kind: Kind, other: Any, found: Mapping[Any, _Found]) -> _Named:
+    """Return one of those that come before a task, as it was found; one of the same call by its index for now."""
+    if isinstance(other, int):
+        return _Named(Awaited(kind, other, None), other)
+    one = found[_name(other)]
+    if kind == "after":
+        link = Link(kind, one.task_id, None, "", 0, one.root, one.depth) if one.task_id is not None else None
+        return _Named(link, one.task_id or other, one.refusal)
+    if one.task_id is None:
+        return _Named(None, other, one.refusal)
+    link = Link(kind, one.task_id, one.context, one.source, one.size, one.root, one.depth)
+    return _Named(link, one.context or other, one.refusal or one.empty)
+
+
 def _look_at(other: Any, memory: Source | None, answered: Answered | None, rules: Rules) -> _Found:
     """Return what there is of one parent."""
     if isinstance(other, Result) and not other.success:
@@ -307,7 +315,7 @@ def _context_of(
     if isinstance(other, Result):
         return context_of(other, rules), other.task_id or ""
     assert memory is not None or answered is not None
-    chain_id = answered.chain_id if answered is not None else None
+    chain_id = answered.chain_id if answered is not None else memory.chain_id if memory is not None else None
     if memory is None:
         return HandoffContext(other, "", "", other, chain_id, 0), other
     digest = memory.digest.hex()

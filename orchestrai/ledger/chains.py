@@ -36,6 +36,7 @@ class Source(NamedTuple):
     created_at: int
     platform: str | None  # None for memories that no model wrote
     model: str | None
+    chain_id: str | None  # of the task that was answered
 
 
 class Answered(NamedTuple):
@@ -101,7 +102,7 @@ def sources(connection: sqlite3.Connection, ids: Iterable[str], beginning: int) 
         rows = connection.execute(
             "SELECT m.memory_id, m.digest, m.chars, length(CAST(coalesce(m.text, t.text) AS BLOB)), "  # noqa: S608 - marks only
             "substr(coalesce(m.text, t.text), 1, ?), m.deleted_at, m.created_at, "
-            "o.platform, coalesce(a.model_used, o.model_requested) FROM memories m "
+            "o.platform, coalesce(a.model_used, o.model_requested), s.chain_id FROM memories m "
             "LEFT JOIN answers t ON t.send_seq = m.send_seq LEFT JOIN sends s ON s.seq = m.send_seq "
             "LEFT JOIN offers o USING (offer_id) LEFT JOIN attempts a ON a.send_seq = m.send_seq "
             f"WHERE m.memory_id IN ({_marks(chunk)})",

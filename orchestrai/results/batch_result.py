@@ -298,7 +298,9 @@ class BatchResult(Sequence[Result]):
         places: dict[int, int] = {}
         for i in again:
             places.setdefault(self.results[i].index, len(places))
-        by_index = {r.index: r for r in self.results}
+        by_index: dict[int, list[Result]] = {}
+        for result in self.results:
+            by_index.setdefault(result.index, []).append(result)
         tasks = {self._question(i): asked_again(self.results[i], by_index, places) for i in again}
         started = time.perf_counter()
         answers = await self._retry(list(tasks.values()))

@@ -38,6 +38,22 @@ def test_a_chain_runs_fans_out_and_joins(tmp_path):
         assert [step.depth for step in chain.steps] == [0, 1, 1, 2]
 
 
+def test_a_step_stands_where_its_parents_stand_however_they_are_named(tmp_path):
+    with orchestrator(tmp_path) as orch:
+        chain = orch.chain("c")
+        a = run(chain.run("a"))
+        b = run(chain.run("b {parent}", parent=a))
+        c = run(chain.run("c {parent}", parent=b.task_id))
+        d = run(chain.run("d {parent}", parent=c.task.parent[0]))  # what was handed to c
+        again = run(chain.run("b {parent}", parent=a))
+        e = run(chain.run("e {parent}", parent=again))
+        f = run(chain.run("f {parent}", parent=again.task_id))
+        steps = {step.task_id: step for step in chain.steps}
+        assert [steps[r.task_id].depth for r in (a, b, c, d, e, f)] == [0, 1, 2, 2, 2, 2]
+        assert {step.root_task_id for step in steps.values()} == {a.task_id}
+        assert [steps[r.task_id].parents for r in (c, d, e, f)] == [(b.task_id,)] * 4
+
+
 def test_each_step_is_routed_on_its_own_and_may_be_pinned(tmp_path):
     one, two = upper(name="one"), upper(name="two", tier="subscription")
     with orchestrator(tmp_path, one, two) as orch:

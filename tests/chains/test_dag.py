@@ -8,7 +8,7 @@ import time
 import pytest
 from parts import orchestrator, upper
 
-from orchestrai import InvalidInput, InvalidTemplate, Task
+from orchestrai import InvalidInput, InvalidTemplate, PlatformError, Task
 from orchestrai.testing import ScriptedPlatform
 
 
@@ -93,6 +93,18 @@ def test_every_sample_of_a_parent_is_handed_over(tmp_path):
         platform = orch.findings[0].platform
         assert "\none\n" in platform.prompts[-1]
         assert "\ntwo\n" in platform.prompts[-1]
+
+
+def test_a_retried_child_is_handed_every_sample_again(tmp_path):
+    platform = ScriptedPlatform(replies=["one", "two", PlatformError("request", "no"), "both"])
+    with orchestrator(tmp_path, platform) as orch:
+        parent = Task("a", samples=2)
+        first = batch(orch, [parent, Task("b", parent=parent)])
+        assert [r.status for r in first] == ["succeeded", "succeeded", "failed"]
+        again = orch.wait(first.retry_failures())
+        assert all(again)
+        assert again[2].task.key == first[2].task.key
+        assert len(again[2].task.parent) == 2
 
 
 # --- again -------------------------------------------------------------------------------------------------------
