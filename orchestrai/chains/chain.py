@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from orchestrai import html, text
 from orchestrai.chains.shared import Shared
@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 
     from orchestrai.engine.engine import Engine
 
-_COLUMNS = (
+_COLUMNS: Final = (
     "task_id", "status", "platform", "model", "tier", "parents", "depth", "root_task_id", "attempts", "cost", "list_cost",
     "input_tokens", "output_tokens", "duration_s", "reused", "started_at", "error_class", "error", "prompt", "answer",
 )  # fmt: skip
+
+_SHOWN: Final = 40  # steps that a notebook shows
 
 
 class Runner(Protocol):
@@ -193,14 +195,10 @@ class Chain:
         return figure(self.name, steps, _frame(steps))
 
     def __repr__(self) -> str:
-        steps = self.steps
-        done = sum(step.status == "succeeded" for step in steps)
-        cost = sum((step.cost for step in steps), Decimal(0))
-        return (
-            f"<Chain {text.excerpt(self.name, 60)!r}: {done} of {len(steps)} steps, {text.money(cost)}, run {self.id}>"
-        )
+        return f"<{self._headline(self.steps)}>"
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:  # noqa: ARG002 - IPython's protocol
+        steps = self.steps
         titles = ("step", "depth", "platform", "status", "attempts", "cost", "prompt", "answer")
         rows = [
             (
@@ -213,13 +211,20 @@ class Chain:
                 text.excerpt(step.prompt or "", 60),
                 text.excerpt(step.answer or step.error or "", 60),
             )
-            for i, step in enumerate(self.steps)
+            for i, step in enumerate(steps[:_SHOWN])
         ]
-        line = repr(self)
+        line = self._headline(steps)
+        if len(steps) > _SHOWN:
+            line += f" (the first {_SHOWN}; .to_pandas() has all)"
         return {
-            "text/plain": f"{line}\n{text.table(rows, titles)}" if rows else line,
-            "text/html": html.table_block(line.strip("<>"), titles, rows),
+            "text/plain": f"<{line}>\n{text.table(rows, titles)}" if rows else f"<{line}>",
+            "text/html": html.table_block(line, titles, rows),
         }
+
+    def _headline(self, steps: list[Step]) -> str:
+        done = sum(step.status == "succeeded" for step in steps)
+        cost = text.money(sum((step.cost for step in steps), Decimal(0)))
+        return f"Chain {text.excerpt(self.name, 60)!r}: {done} of {len(steps)} steps, {cost}, run {self.id}"
 
 
 def _frame(steps: Iterable[Step]) -> pd.DataFrame:
