@@ -26,13 +26,13 @@ class Assignment(NamedTuple):
         placed: How many tasks of each class are at each place; int64 (classes, places).
         cost: What they cost together.
         bound: The least that any assignment costs.
-        prices: What one more unit of each window would save; float64.
+        relaxed: The assignment in which tasks may be split, from which it was made.
     """
 
     placed: Any
     cost: float
     bound: float
-    prices: Any
+    relaxed: Relaxed
 
 
 def assign(instance: Instance) -> Assignment:
@@ -41,11 +41,12 @@ def assign(instance: Instance) -> Assignment:
     rounding = _Rounding(instance, relaxed)
     rounding.take_back()
     rounding.place_rest()
-    while rounding.filled():
-        pass
+    if instance.uses:
+        while rounding.filled():
+            pass
     placed = rounding.placed
     finite = np.where(placed > 0, instance.cost, 0.0)
-    return Assignment(placed, float((placed * finite).sum()), relaxed.bound, relaxed.prices)
+    return Assignment(placed, float((placed * finite).sum()), relaxed.bound, relaxed)
 
 
 class _Rounding:
@@ -120,20 +121,26 @@ class _Rounding:
     def filled(self) -> bool:
         """Use room that rounding left, by the tasks that save most there; True when it may have made room elsewhere."""
         cost = self._instance.cost
-        gains = []
+        dearest = np.where(self.placed > 0, cost, -np.inf)  # of the places that a class has
+        here = dearest.argmax(axis=1)
+        most = dearest[np.arange(len(here)), here]
+        savings, classes, places = [], [], []
         for place, uses in self._uses.items():
-            fitting = np.isfinite(cost[:, place])
+            saving = most - cost[:, place]
+            fitting = saving > _SAVING
             for window, amount in uses:
                 fitting &= amount <= self._left[window]
-            for here in range(cost.shape[1]):
-                if here != place:
-                    better = fitting & (self.placed[:, here] > 0) & (cost[:, place] < cost[:, here])
-                    ones = np.flatnonzero(better)
-                    gains += [(float(cost[one, place] - cost[one, here]), int(one), here, place) for one in ones]
+            ones = np.flatnonzero(fitting)
+            savings.append(saving[ones])
+            classes.append(ones)
+            places.append(np.full(len(ones), place))
+        order = np.argsort(-np.concatenate(savings), kind="stable")
         moved = False
-        for gain, one, here, place in sorted(gains):
-            while gain < -_SAVING and self.placed[one, here] and self._fits(one, place):
-                self._move(one, here, -1)
+        for one, place in zip(
+            np.concatenate(classes)[order].tolist(), np.concatenate(places)[order].tolist(), strict=True
+        ):
+            while self.placed[one, here[one]] and self._fits(one, place):
+                self._move(one, int(here[one]), -1)
                 self._move(one, place, 1)
                 moved = True
         return moved

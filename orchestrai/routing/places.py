@@ -18,6 +18,7 @@ from orchestrai.routing.assign import Assignment, assign
 from orchestrai.routing.relaxation import Instance, Use
 
 _PREFERENCE: Final = 1e-10  # of the dearest task: what an earlier place in the order of preference is worth
+_DEAREST: Final = 1.5  # of the dearest task: what has no price
 _NOTHING: Final = 1e-8  # of the dearest task: costs that differ by preference only
 
 
@@ -91,7 +92,7 @@ class Placing:
                 uses = [(place_of[m.id], amount) for m, amount in self._uses(one, place) if m.id in place_of]
                 if any(amount > self._room[windows[window]] for window, amount in uses):
                     continue
-                cash = min(one.cash[place] / self._unit, 1.5)  # without a price: dearer than the dearest
+                cash = min(one.cash[place] / self._unit, _DEAREST)
                 cost[row, column] = cash + behind * one.late[place] + _PREFERENCE * place
                 for window, amount in uses:
                     if (window, column) not in amounts:
@@ -105,7 +106,7 @@ class Placing:
         """Take what is placed out of the room, and add up what it costs."""
         for window, column, amount in instance.uses:
             self._room[windows[window]] -= int(found.placed[:, column] @ amount)
-        self.binding |= {name for name, price in zip(windows, found.prices, strict=True) if price > 0}
+        self.binding |= {name for name, price in zip(windows, found.relaxed.prices, strict=True) if price > 0}
         for row, number in enumerate(present):
             one = self._classes[number]
             self.cash += sum(
@@ -113,9 +114,27 @@ class Placing:
                 for column, cash in zip(one.columns, one.cash, strict=True)
                 if cash < UNPRICED
             )
-        gap = found.cost - found.bound
+        gap = self._gap(present, found, instance)
         if gap > _NOTHING * max(1, int(instance.counts.sum()) // 100):
             self.gap += int(gap * self._unit)
+
+    def _gap(self, present: list[int], found: Assignment, instance: Instance) -> float:
+        """Return how much cash another assignment could at most save [of the dearest task's].
+
+        Where hints are missed or tasks have no place, that is against the cash of the relaxation, which follows hints and
+        gives places as well as can be.
+        """
+        cash = np.zeros_like(instance.cost)
+        for row, number in enumerate(present):
+            one = self._classes[number]
+            cash[row, list(one.columns)] = [min(c / self._unit, _DEAREST) for c in one.cash]
+        spent = float((found.placed * cash).sum())
+        if found.cost - spent < 0.5:  # neither is the case
+            return found.cost - found.bound
+        taken, moved = found.relaxed.taken, found.relaxed.moved
+        least = float(instance.counts @ cash[np.arange(len(taken)), taken])
+        least += sum(count * (cash[one, there] - cash[one, taken[one]]) for one, there, count in moved)
+        return spent - float(least)
 
     def _queue(self, number: int, placed: np.ndarray) -> list[tuple[int | None, int]]:
         """Return which columns a class has and how often, the best last; no place comes first."""
