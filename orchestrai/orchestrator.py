@@ -43,7 +43,7 @@ from orchestrai.engine.engine import (
 from orchestrai.engine.item import Item
 from orchestrai.engine.loop import EngineLoop, Errand, engine_loop, rare_collections
 from orchestrai.engine.origins import Origins
-from orchestrai.errors import BatchStopped, InvalidInput, LedgerError, nearest, shown_as
+from orchestrai.errors import BatchStopped, InvalidInput, LedgerError, OrchestraiError, nearest, shown_as
 from orchestrai.explanation import Explanation
 from orchestrai.handle import Handle
 from orchestrai.ids import now_us
@@ -651,13 +651,17 @@ class Orchestrator:
         return f"<Orchestrator: {names or 'no platform'}; ledger {self.ledger_path}>"
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:  # noqa: ARG002 - IPython's protocol
+        try:
+            findings = self.findings
+        except OrchestraiError as error:  # a mistake in the settings: the next call raises it
+            return {"text/plain": f"<Orchestrator: not ready: {error}>"}
         quota, today = Quota((), ()), "$0.00, no request yet"
         if self.ledger_path.exists():  # looking does not make one
             try:
                 quota, today = self.quota, self._opened().ledger.read(cost_today)
             except LedgerError as error:
                 today = f"unknown: {error}"
-        shown = Overview(self.findings, quota, today, str(self.ledger_path))
+        shown = Overview(findings, quota, today, str(self.ledger_path))
         return {"text/plain": shown.as_text(), "text/html": shown.as_html()}
 
     def __dir__(self) -> list[str]:
