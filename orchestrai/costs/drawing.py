@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 BARS: Final = 12  # rows of a table, bars of a plot
 _MOST_DAYS: Final = 120  # bars by day; beyond, by week, then by month
+_GAP: Final = "\u00a0"  # never broken
 _BLOCKS: Final = " ▏▎▍▌▋▊▉█"
-_BAR: Final = 8  # characters
+_BAR: Final = 6  # characters
 _BILLED, _LISTED, _SAVED = "#0072b2", "#8a8a8a", "rgba(0,158,115,0.22)"
 _CLEAR: Final = "rgba(0,0,0,0)"
 _STATUS_COLOURS: Final = {"succeeded": "#009e73", "failed": "#dc3d43", "open": "#56b4e9", "in_doubt": "#cc79a7"}
@@ -32,7 +33,7 @@ def tiles(figure: Figure, summary: pd.DataFrame, row: int = 1) -> None:
         shown: dict[str, Any] = {
             "value": float(value) * (100 if suffix == "%" else 1) if known else None,
             "title": {"text": title, "font": {"size": 12}},
-            "number": {"prefix": prefix, "suffix": suffix, "valueformat": form, "font": {"size": 24, "color": INK}},
+            "number": {"prefix": prefix, "suffix": suffix, "valueformat": form, "font": {"size": 19, "color": INK}},
             "mode": "number",
         }
         if known and before is not None and before == before and before:  # noqa: PLR0124 - NaN
@@ -139,11 +140,11 @@ def table(figure: Figure, frame: pd.DataFrame, row: int = 1, col: int = 1) -> No
     ]
     if not len(shown):
         cells = [["nothing yet"], *([""] for _ in cells[1:])]
-    titles = ("platform · model", "tier", "tasks", "billed", "list cost", "succeeded", "p50", "p95")
+    titles = ("platform · model", "tier", "tasks", "billed", "list cost", "success", "p50", "p95")
     common = {"line": {"color": "rgba(128,128,128,0.25)"}, "fill": {"color": _CLEAR}, "align": "left"}
     figure.add_trace(
         go.Table(
-            columnwidth=[3.2, 1.3, 2, 2.3, 2.3, 1.1, 1, 1],
+            columnwidth=[3, 1.4, 1.9, 2.3, 2.3, 1.3, 1.1, 1.1],
             header={**common, "values": list(titles), "font": {"color": INK, "size": 12}, "height": 24},
             cells={**common, "values": cells, "font": {"color": INK, "size": 12}, "height": 24},
         ),
@@ -192,7 +193,8 @@ def timeline(figure: Figure, frame: pd.DataFrame, row: int = 1, col: int = 1, *,
     figure.update_yaxes(
         tickvals=ticks, ticktext=names, autorange="reversed", showgrid=False, zeroline=False, row=row, col=col
     )
-    figure.update_xaxes(type="date", tickformat="%H:%M:%S", row=row, col=col)
+    span = (frame["started_at"].max() - frame["started_at"].min()).total_seconds() + frame["seconds"].max()
+    figure.update_xaxes(type="date", tickformat=_clock(span), row=row, col=col)
 
 
 def load(figure: Figure, frame: pd.DataFrame, row: int = 1, col: int = 1, *, legend: bool = True) -> None:
@@ -208,7 +210,8 @@ def load(figure: Figure, frame: pd.DataFrame, row: int = 1, col: int = 1, *, leg
             row=row,
             col=col,
         )  # fmt: skip
-    figure.update_xaxes(type="date", tickformat="%H:%M:%S", row=row, col=col)
+    span = frame["moment"].max() - frame["moment"].min()
+    figure.update_xaxes(type="date", tickformat=_clock(span.total_seconds()), row=row, col=col)
     figure.update_yaxes(title={"text": "requests under way"}, rangemode="tozero", row=row, col=col)
 
 
@@ -310,7 +313,7 @@ def tree(figure: Figure, frame: pd.DataFrame) -> None:
 def _number_form(measure: str, value: float) -> tuple[str, str, str]:
     if measure in ("cost", "list_cost", "saved"):
         size = abs(value)
-        return "$", "", ",.2f" if size >= 1 or not size else ".4~f" if size >= 0.01 else ".3~g"
+        return "$", "", ",.2f" if size >= 1 or not size else ".4~f" if size >= 0.01 else ".2~g"
     if measure == "success_rate":
         return "", "%", ".1f"
     if measure == "p95_s":
@@ -324,12 +327,27 @@ def _bars(values: Any, shown: Any) -> list[str]:
     for value in values:
         eighths = round(8 * _BAR * float(value) / most) if most > 0 else 0
         bar = "█" * (eighths // 8) + (_BLOCKS[eighths % 8] if eighths % 8 else "")
-        cells.append(f"{shown(value)}  {bar}" if bar else shown(value))
+        cells.append(f"{shown(value)}{_GAP}{bar}" if bar else shown(value))
     return cells
 
 
 def _seconds(value: float) -> str:
-    return "" if value != value else text.duration(value)  # noqa: PLR0124 - NaN
+    return "" if value != value else text.duration(value).replace(" ", _GAP)  # noqa: PLR0124 - NaN
+
+
+def table_height(frame: pd.DataFrame) -> int:
+    """Return the room that the table takes [px]: a long name takes two lines or three in a narrow cell."""
+    shown = frame.head(BARS)
+    names = [
+        len(str(platform)) + min(32, len(str(model)))
+        for platform, model in zip(shown["platform"], shown["model"], strict=True)
+    ]
+    return 36 + sum(26 + 16 * (length // 24) for length in names) + 26 * (not names)
+
+
+def _clock(seconds: float) -> str:
+    """Return how moments of a span are written."""
+    return "%H:%M:%S.%L" if seconds < 8 else "%H:%M:%S"
 
 
 def _lanes(frame: pd.DataFrame) -> tuple[list[int], Counter[str]]:

@@ -75,7 +75,7 @@ class Plots:
         from orchestrai.costs.figures import canvas
 
         found = self._costs.by_model(since=since, until=until, project=project)
-        height = 110 + 26 * max(1, min(len(found), drawing.BARS))
+        height = 80 + drawing.table_height(found)
         figure = canvas("Platforms and models", found, [[{"type": "table"}]], height=height)
         drawing.table(figure, found)
         return figure
@@ -281,8 +281,7 @@ def dashboard(costs: Costs, since: Moment, until: Moment, project: str | None) -
         [{"type": "table", "colspan": count}, *[None] * (count - 1)],
         [{"type": "xy", "colspan": count}, *[None] * (count - 1)],
     ]  # fmt: skip
-    table = 60 + 28 * max(1, min(len(models), drawing.BARS))
-    heights = [90, 260, table, 240]
+    heights = [90, 260, drawing.table_height(models) + 20, 240]
     titles = [""] * count + [
         "Cost per day" if of == "cost" else "List cost per day (nothing was billed)",
         "Billed, and at list prices without reuse",
@@ -295,7 +294,7 @@ def dashboard(costs: Costs, since: Moment, until: Moment, project: str | None) -
         specs,
         row_heights=heights,
         vertical_spacing=0.06,
-        horizontal_spacing=0.03,
+        horizontal_spacing=0.06,
         subplot_titles=titles,
         height=sum(heights) + 260,
     )
