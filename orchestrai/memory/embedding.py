@@ -27,6 +27,7 @@ KNOWN: Final = '"auto", "hashed", "wordllama", "openai:MODEL@ADDRESS" or "packag
 _HASHED: Final = 1024  # dimension (measured: docs/measured.md)
 _HASHED_BESIDE: Final = 512  # of the half that stands beside a learned one
 _AT_ONCE: Final = 256  # texts that are embedded in one go
+_CHARACTERS_AT_ONCE: Final = 200_000  # the same: the longest of them times their number, as some pad all to one length
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class Embedding:
         version: Changes when its vectors would.
         dimension: Length of a vector.
         make: Returns one vector a text.
+        long_texts: It makes sense of a text of thousands of characters.
         close: Ends its connections.
     """
 
@@ -45,6 +47,7 @@ class Embedding:
     version: str
     dimension: int
     make: Make
+    long_texts: bool = False
     close: Callable[[], Awaitable[None]] | None = None
 
     @property
@@ -61,7 +64,9 @@ class Embedding:
         """
         import numpy as np
 
-        parts = [await self.make(texts[at : at + _AT_ONCE]) for at in range(0, len(texts), _AT_ONCE)]
+        longest = max(map(len, texts), default=1)
+        step = max(1, min(_AT_ONCE, _CHARACTERS_AT_ONCE // max(1, longest)))
+        parts = [await self.make(texts[at : at + step]) for at in range(0, len(texts), step)]
         if not parts:
             return np.zeros((0, self.dimension), np.float32)
         return unit(np.concatenate([checked(part, self.name, self.dimension) for part in parts]))
@@ -93,15 +98,17 @@ async def load(settings: Mapping[str, Any], worker: Executor) -> Embedding:
     if setting == "auto":
         setting = "hashed" if importlib.util.find_spec("wordllama") is None else "wordllama"
     if setting == "hashed":
-        return Embedding("hashed", hashed.VERSION, _HASHED, _in(worker, hashed.HashedEmbedding(_HASHED)))
+        return Embedding(
+            "hashed", hashed.VERSION, _HASHED, _in(worker, hashed.HashedEmbedding(_HASHED)), long_texts=True
+        )
     if setting == "wordllama":
         learned = await asyncio.get_running_loop().run_in_executor(worker, _wordllama)
         version = f"{importlib.metadata.version('wordllama')}+hashed{hashed.VERSION}"
-        return Embedding("wordllama", version, learned.dimension, _in(worker, learned))
+        return Embedding("wordllama", version, learned.dimension, _in(worker, learned), long_texts=True)
     if setting.startswith("openai:"):
         server = remote.RemoteEmbedding(setting.removeprefix("openai:"), settings.get("api_key"))
         try:
-            return Embedding(server.name, "1", await _dimension(server.name, server), server, server.close)
+            return Embedding(server.name, "1", await _dimension(server.name, server), server, close=server.close)
         except BaseException:  # whatever it was, it goes on
             await server.close()
             raise

@@ -37,6 +37,7 @@ SEAL_AT: Final = 512
 """Pieces in the tail that are sealed: a fresh process embeds no more than these, which takes less than a second."""
 
 _READ_AT_ONCE: Final = 1_000_000  # characters of texts that are read and embedded together; a longer text goes alone
+_WHOLE: Final = 8_000  # characters at the beginning of a text that say what the whole of it is about
 _REPAIRS: Final = 5  # parts in a row that turn out damaged before a search gives up
 
 
@@ -183,14 +184,14 @@ class SearchIndex:
         if not numbers:
             return
         records = await self._ledger.read_soon(lambda c: memories.memories_at(c, numbers))
-        waiting: list[tuple[int, list[str]]] = []
-        for seq in numbers:
-            text = records[seq].text if seq in records else None
-            waiting.append((seq, [text[a:b] for a, b in spans(text)] if text else []))
-        vectors = await self._embedding([piece for _, pieces in waiting for piece in pieces])
-        ends = np.cumsum([len(pieces) for _, pieces in waiting])
-        for (seq, _), own in zip(waiting, np.split(vectors, ends[:-1]), strict=True):
-            self._tail.add(seq, in_context(own) if len(own) else own)
+        texts = {seq: records[seq].text or "" if seq in records else "" for seq in numbers}
+        pieces = {seq: [text[first:last] for first, last in spans(text)] for seq, text in texts.items()}
+        vectors = await self._embedding([piece for own in pieces.values() for piece in own])
+        long = [seq for seq, own in pieces.items() if len(own) > 1 and self._embedding.long_texts]
+        wholes = dict(zip(long, await self._embedding([texts[seq][:_WHOLE] for seq in long]), strict=True))
+        ends = np.cumsum([len(own) for own in pieces.values()])
+        for seq, own in zip(numbers, np.split(vectors, ends[:-1]), strict=True):
+            self._tail.add(seq, in_context(own, wholes.get(seq)) if len(own) else own)
 
     async def _drop(self, names: Sequence[str]) -> None:
         """Forget parts that cannot be used; their memories are in the tail again."""
