@@ -28,6 +28,7 @@ FRAME_S: Final = 0.1
 
 _LINE_S: Final = 0.5  # between two versions of a line in a notebook
 _SPARSE_S: Final = 10.0  # between two lines of a log
+_CLOSE_S: Final = 5.0  # a widget that is closed before a page has drawn it is an error there
 _GOODBYE_S: Final = 2.0  # how long the last frame is waited for
 
 
@@ -209,7 +210,16 @@ class PanelScreen:
             self.panel.show(view)  # in a layout, or on a page that was loaded again, it is still there
         finally:
             if not self._keep:
-                self.panel.close()
+                self._close()
+
+    def _close(self) -> None:
+        """Free the widget: where somebody looks on, only once a page that lags behind has drawn it."""
+        if not kernel.is_attended():
+            self.panel.close()
+            return
+        later = threading.Timer(_CLOSE_S, self.panel.close)
+        later.daemon = True
+        later.start()
 
 
 class _Line:

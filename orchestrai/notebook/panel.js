@@ -237,6 +237,7 @@ function renderQuota(model, host) {
 
 export default {
   render({ model, el }) {
+    el.classList.add("oai-host");
     return model.get("state").quota ? renderQuota(model, el) : renderCall(model, el);
   },
 };

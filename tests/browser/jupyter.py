@@ -34,7 +34,11 @@ FLAGS = [
     "--hide-scrollbars",
 ]
 KERNEL = "window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel"
-HARMLESS = ("reading 'schema'", "favicon", "ResizeObserver")  # Notebook 7.6 itself says them
+HARMLESS = (
+    "reading 'schema'",  # Notebook 7.6, always
+    "processLuminoMessage",  # ipywidgets 8.1, of an output that is replaced before its widget is drawn
+    "ResizeObserver",  # the browser, of any layout that settles late
+)
 
 
 def chromium() -> str | None:
@@ -49,10 +53,10 @@ class Server:
         folder: Everything it writes.
         app: "lab" or "notebook".
         theme: "light" or "dark".
-        env: Environment of the kernels.
+        without: Extensions of the front-end that are switched off.
     """
 
-    def __init__(self, folder: Path, app: str = "lab", theme: str = "light", env: dict[str, str] | None = None) -> None:
+    def __init__(self, folder: Path, app: str = "lab", theme: str = "light", without: tuple[str, ...] = ()) -> None:
         self.app, self.work = app, folder / "work"
         self.work.mkdir(parents=True)
         runtime = folder / "runtime"
@@ -68,15 +72,15 @@ class Server:
             place.mkdir(parents=True)
         labconfig = folder / "config" / "labconfig"
         labconfig.mkdir()
-        news = {"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}}
-        (labconfig / "page_config.json").write_text(json.dumps(news))
+        off = dict.fromkeys(("@jupyterlab/apputils-extension:announcements", *without), True)
+        (labconfig / "page_config.json").write_text(json.dumps({"disabledExtensions": off}))
         themes = folder / "settings" / "@jupyterlab" / "apputils-extension"
         themes.mkdir(parents=True)
         name = "JupyterLab Dark" if theme == "dark" else "JupyterLab Light"
         (themes / "themes.jupyterlab-settings").write_text(json.dumps({"theme": name}))
         self.token = secrets.token_hex(16)
         clean = {k: v for k, v in os.environ.items() if k not in ("CI", "PYTEST_CURRENT_TEST")}
-        clean |= {k: str(v) for k, v in places.items()} | {"ORCHESTRAI_DATA_DIR": str(folder / "person")} | (env or {})
+        clean |= {k: str(v) for k, v in places.items()} | {"ORCHESTRAI_DATA_DIR": str(folder / "person")}
         self._log = (folder / "server.log").open("w")
         self.process = subprocess.Popen(
             [

@@ -1,4 +1,4 @@
-"""The same in Notebook 7: a panel moves, obeys its button, and leaves what needs no kernel."""
+"""Other front-ends: Notebook 7, and one that knows no widgets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def server(tmp_path_factory) -> Iterator[Server]:
     opened.close()
 
 
-def test_a_panel_moves_obeys_and_stays(server, page, provider, tmp_path, shots):
+def test_in_notebook_7_a_panel_moves_obeys_and_stays(server, page, provider, tmp_path, shots):
     cells = [setup(provider, tmp_path), AWAITED, "h = orch.start(prompts, concurrency=8)", "(await h).status"]
     opened = Notebook(server, page, cells, "seven.ipynb")
     opened.run(0)
@@ -36,3 +36,18 @@ def test_a_panel_moves_obeys_and_stays(server, page, provider, tmp_path, shots):
     saved = opened.save()
     assert "widget-view" not in str(saved.cells)
     assert "200 of 200" in outputs_text(saved.cells[2].outputs, "text/html")
+
+
+def test_a_front_end_without_widgets_says_so_and_shows_how_it_ended(page, provider, tmp_path, tmp_path_factory):
+    without = ("@jupyter-widgets/jupyterlab-manager", "anywidget")
+    server = Server(tmp_path_factory.mktemp("bare"), without=without)
+    try:
+        opened = Notebook(server, page, [setup(provider, tmp_path), AWAITED], "bare.ipynb")
+        opened.run(0)
+        opened.start(1)
+        opened.cell(1).get_by_text("Where widgets are not shown live").wait_for()
+        assert page.locator(".oai-panel").count() == 0
+        assert counted(opened.wait(1)) == ("finished", 200)
+        opened.cell(1).get_by_text("200 of 200").wait_for()
+    finally:
+        server.close()
