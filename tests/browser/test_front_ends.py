@@ -49,5 +49,8 @@ def test_a_front_end_without_widgets_says_so_and_shows_how_it_ended(page, provid
         assert page.locator(".oai-panel").count() == 0
         assert counted(opened.wait(1)) == ("finished", 200)
         opened.cell(1).get_by_text("200 of 200").wait_for()
+        page.wrong[:] = [
+            text for text in page.wrong if text != "Exception opening new comm"
+        ]  # what JupyterLab says of it
     finally:
         server.close()
