@@ -407,7 +407,7 @@ class Books:
             self._outcome(item, result) if row is None else None,
             (self.claim(item), work.task_id),
             quota,
-            _memory(item, result, asked),
+            _memory(item, result, asked, as_it_came=result.output == answer),
             item.lineage.rows(work.task_id) if item.lineage is not None and row is None else (),
             charge,
             partial(self._published, item.position, result),
@@ -429,7 +429,7 @@ class Books:
         self._left(item)
         settling = Settling(
             outcome=self._outcome(item, result, reused_from=source.task_id),
-            memory=_memory(item, result, source),
+            memory=_memory(item, result, source, as_it_came=item.schema is None),
             handoffs=item.lineage.rows(work.task_id) if item.lineage is not None else (),
             committed=partial(self._published, item.position, result),
         )
@@ -485,13 +485,12 @@ def lineage_columns(item: Item, task_id: str) -> tuple[str | None, str | None, s
     return lineage.chain_id, lineage.parent_id, lineage.root or task_id, lineage.depth
 
 
-def _memory(item: Item, result: Result, asked: Asked) -> MemoryRow | None:
-    """Return the answer as a memory, where others may work with it."""
+def _memory(item: Item, result: Result, asked: Asked, *, as_it_came: bool) -> MemoryRow | None:
+    """Return the answer as a memory, where others may work with it; one that is as it came is kept once."""
     lineage = item.lineage
     if lineage is None or not lineage.remembers or result.output is None:
         return None
-    plain = item.schema is None  # else the answer may not be the text as it came
-    return memory_of(asked.task_id, result.output, asked.send_seq, lineage.chain_id, now_us(), as_it_came=plain)
+    return memory_of(asked.task_id, result.output, asked.send_seq, lineage.chain_id, now_us(), as_it_came=as_it_came)
 
 
 def _digest(items: list[Item]) -> bytes:

@@ -199,9 +199,9 @@ def _forget_sends(connection: sqlite3.Connection, numbers: Sequence[int]) -> tup
 
 
 def _delete_memories(connection: sqlite3.Connection, where: str, values: Iterable[Any]) -> int:
-    """Delete the memories that are answers of these requests; one with a text of its own stays."""
+    """Delete the memories that are answers of these requests, with the text where it is not the answer as it came."""
     return connection.execute(
-        f"UPDATE memories SET deleted_at = ?, metadata = NULL WHERE {where} AND text IS NULL AND deleted_at IS NULL",  # noqa: S608
+        f"UPDATE memories SET deleted_at = ?, metadata = NULL, text = NULL WHERE {where} AND deleted_at IS NULL",  # noqa: S608
         (now_us(), *values),
     ).rowcount
 

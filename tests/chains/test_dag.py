@@ -40,11 +40,20 @@ def test_what_a_task_only_comes_after_is_not_in_its_prompt(tmp_path):
 
 
 def test_independent_steps_run_in_parallel(tmp_path):
-    platform = upper(delay_s=0.05)
-    with orchestrator(tmp_path, platform) as orch:
+    together = asyncio.Event()
+    waiting = []
+
+    async def meet(request):
+        waiting.append(request)
+        if len(waiting) == 1 + 8:  # the root, and all of its children
+            together.set()
+        if len(waiting) > 1:
+            await asyncio.wait_for(together.wait(), 60)
+        return "met"
+
+    with orchestrator(tmp_path, ScriptedPlatform(replies=meet)) as orch:
         root = Task("root")
-        batch(orch, [root, *(Task(f"{i} {{parent}}", parent=root) for i in range(8))])
-        assert platform.most_in_flight == 8
+        assert all(batch(orch, [root, *(Task(f"{i} {{parent}}", parent=root) for i in range(8))]))
 
 
 def test_what_follows_a_failure_is_skipped_with_its_cause_and_siblings_finish(tmp_path):

@@ -122,6 +122,17 @@ def test_a_text_that_is_gone_or_altered_fails_the_child_before_anything_is_sent(
     assert platform.prompts == ["a"]
 
 
+def test_what_is_forgotten_is_handed_over_no_more_whatever_form_it_has(tmp_path):
+    with orchestrator(tmp_path, ScriptedPlatform(replies=["plain", '{"n":  7}'])) as orch:
+        schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+        for parent in (orch.run_sync("a", chain="c"), orch.run_sync("b", chain="c", schema=schema)):
+            orch.forget(task=parent.task_id)
+            with pytest.raises(HandoffContextMissing):
+                orch.run_sync("c {parent}", parent=parent)
+        kept = orch._opened().ledger.read(lambda c: c.execute("SELECT text FROM memories").fetchall())
+        assert kept == [(None,), (None,)]
+
+
 def test_a_digest_that_was_tampered_with_is_noticed(tmp_path):
     with orchestrator(tmp_path) as orch:
         task, handoff = asyncio.run(spawn_child_task(orch.run_sync("a"), "b"))
