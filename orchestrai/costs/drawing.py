@@ -56,7 +56,7 @@ TILES: Final = (
     ("tasks", "tasks"),
     ("success_rate", "succeeded"),
     ("input_tokens", "tokens in"),
-    ("p95_s", "p95 of a request"),
+    ("p95_s", "p95 time"),
 )
 
 

@@ -9,7 +9,7 @@ import pytest
 from history import DAY_US, Writer, lived, orchestrator, platforms
 from loopback import python
 
-from orchestrai import InvalidInput, Orchestrator
+from orchestrai import HandoffContextMissing, InvalidInput, Orchestrator
 from orchestrai.costs import segments as segments_module
 from orchestrai.costs.mirror import Mirror
 from orchestrai.costs.sql import rows
@@ -142,6 +142,23 @@ def test_the_text_of_a_reused_answer_is_forgotten_at_its_source_too(tmp_path):
         assert orch.batch_sync(["secretword"], name="second", **ask)[0].reused
         orch.forget(batch="second")
         assert b"secretword" not in on_disk(orch)
+
+
+def test_what_a_chain_handed_on_is_forgotten_with_its_task_and_a_text_of_ones_own_stays(tmp_path):
+    with orchestrator(tmp_path) as orch:
+        chain = orch.chain("report")
+        ask = {"platform": "gratis", "confirm": "never"}
+        first = orch.wait(chain.run("secretword", **ask))
+        orch.wait(chain.run("go on: {parent}", parent=first, **ask))
+        own = orch.wait(orch.memory.add("a note of mine"))
+        assert orch.wait(orch.memory.search("secretword"))  # makes an index
+        assert counts(orch, "memories")["memories"] >= 2
+        assert first.output.encode() in on_disk(orch)
+        orch.forget(task=first)
+        assert first.output.encode() not in on_disk(orch)  # not in the prompt of its child either
+        with pytest.raises(HandoffContextMissing):
+            orch.wait(chain.run("once more: {parent}", parent=first, **ask))
+        assert orch.wait(orch.memory.get(own)).text == "a note of mine"
 
 
 def test_forgetting_names_what_is_not_there(tmp_path):
