@@ -40,6 +40,7 @@ from orchestrai.routing.planner import Limits
 from orchestrai.schemas import answer_schema
 from orchestrai.settings import Settings
 from orchestrai.task import Task
+from orchestrai.text import excerpt, prompt_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +199,7 @@ class BatchCall:
         preparer = around.preparer(whole=True)
         self.prepared: Prepared = preparer.prepare(intake.tasks, refused=intake.refused, labels=intake.labels)
         self.run = around.run("batch", call)
+        self.run.progress.step = _step_of(intake.tasks, call)
         self._schema = self._one_schema()
         self._sampled = any((task.samples or 1) > 1 for task in intake.tasks)
 
@@ -393,6 +395,13 @@ def refuse_stale(plan: Plan, now: Plan) -> None:
     if most is not None and (expected is None or expected > most):
         cost = "an unknown amount" if expected is None else f"about ${expected:.4f}"
         raise PlanStale(f"This would now cost {cost}; when it was planned, it was at most ${most:.4f}.", now)
+
+
+def _step_of(tasks: Sequence[Task], call: Mapping[str, Any]) -> str | None:
+    """Return what displays call the step of a chain that these tasks are: the beginning of what they are asked."""
+    if not tasks or tasks[0].chain is None:
+        return None
+    return f"chain step: {excerpt(call.get('prompt') or prompt_text(tasks[0].prompt), 60)}"
 
 
 def _unfinished(intake: Intake, index: int, sample: int) -> Result:

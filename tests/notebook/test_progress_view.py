@@ -154,6 +154,18 @@ async def _until(true, within_s=20.0):
     return False
 
 
+def test_a_step_of_a_chain_says_which(tmp_path):
+    with orchestrator(tmp_path, ScriptedPlatform()) as orch:
+        chain = orch.chain("report")
+        first = asyncio.run(chain.run("Collect the facts"))
+        handle = orch.start(["Check: {parent}", "Translate: {parent}"], chain=chain.id, parent=first, progress="off")
+        handle.wait()
+        assert handle._watch.look().step == "chain step: Check: {parent}"
+        plain = orch.start(["Check"], progress="off")
+        plain.wait()
+        assert plain._watch.look().step == ""
+
+
 def test_a_view_is_plain_data_for_the_browser():
     state = state_of(view())
     assert state["platforms"][0]["windows"][0] == {
