@@ -68,6 +68,14 @@ def test_another_version_of_the_price_list_with_the_same_prices_is_no_news(gener
     assert generate.main() == 0
 
 
+def test_every_page_and_notebook_has_its_place_in_the_site_and_on_the_front_page():
+    site, front = ((ROOT / path).read_text() for path in (".ci/mkdocs.yml", "docs/README.md"))
+    pages = [page.relative_to(ROOT / "docs").as_posix() for page in PAGES if page.is_relative_to(ROOT / "docs")]
+    notebooks = [f"notebooks/{path.name}" for path in (ROOT / "notebooks").glob("*.ipynb")]
+    assert [page for page in pages + notebooks if f"- {page}" not in site and page != "README.md"] == []
+    assert [page for page in pages + notebooks if page not in front and page != "README.md"] == []
+
+
 # --- links -----------------------------------------------------------------------------------------------------------
 
 

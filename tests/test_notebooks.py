@@ -12,6 +12,7 @@ TELLING = {
     "batch_on_a_dataframe": "199 of 201 reused",
     "prompt_chaining": "2 asked, 2 reused",
     "cost_analysis": "agree to the last digit",
+    "survive_a_crash": "52 of 52 reused, cost 0, 0 requests",
 }
 """What a notebook prints once what it shows has worked."""
 
