@@ -303,7 +303,7 @@ class Orchestrator:
             reuse: False asks again even when the ledger has an answer.
             missing: "skip" leaves rows without a value unsent; "error" refuses the call.
             name: Name of the batch; the same name and tasks continue an unfinished batch.
-            progress: "auto" (a text line in a terminal), "text", "off".
+            progress: "auto" (a panel in a notebook, a text line in a terminal), "widget", "text", "off".
 
         Returns:
             A coroutine; awaited, the BatchResult.
