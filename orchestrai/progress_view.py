@@ -247,9 +247,10 @@ def progress_line(view: ProgressView) -> str:
     """Return a view on one line: counts, rate, time left, cost and failures."""
     parts = [view.done.replace(" of ", "/")]
     parts += [f"{share.tasks} {share.kind}" for share in view.shares if share.kind not in ("answered", "waiting")]
-    parts += [f"{title} {value}" if title in ("cost", "saved") else value for title, value in view.figures
-              if title in ("rate", "cost", "saved")]  # fmt: skip
+    figure = dict(view.figures)
+    parts += [figure["rate"]] if "rate" in figure else []
     parts += [view.left] if view.left else []
+    parts += [f"{title} {figure[title]}" for title in ("cost", "saved") if title in figure]
     parts += [f"{platform.name} {platform.rest}" for platform in view.platforms if platform.rest]
     if view.errors:
         parts.append("errors: " + ", ".join(f"{error.kind} {error.tasks}" for error in view.errors[:3]))

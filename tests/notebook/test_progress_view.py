@@ -47,7 +47,7 @@ def view(**changes):
 
 
 def test_a_view_on_one_line():
-    assert progress_line(view()) == "tickets · 612/1,000 · 3 failed · cost $0.0123 · 41/s · 10 s left · errors: rate 3"
+    assert progress_line(view()) == "tickets · 612/1,000 · 3 failed · 41/s · 10 s left · cost $0.0123 · errors: rate 3"
     assert progress_line(view(title="", status="cancelled", left="", errors=())).startswith("cancelled · 612/1,000")
     assert "groq resting until 14:03: asked too fast" in progress_line(
         view(platforms=(PlatformView("groq", "m", "1", 0, 1, "", "", "resting until 14:03: asked too fast", ()),))
