@@ -152,7 +152,9 @@ class SearchIndex:
         rows = segments.segments_of(connection, self._identity)
         if {row.name for row in rows} - self._useless != self._segments.keys():
             return _Look(rows, None, 0)
-        return _Look(rows, memories.sizes_between(connection, self._gaps()), memories.newest_number(connection))
+        # In this order: what is committed between the two is in the tail, and not in the span that is sealed up to the newest.
+        newest = memories.newest_number(connection)
+        return _Look(rows, memories.sizes_between(connection, self._gaps()), newest)
 
     async def _open_and_close(self, rows: Sequence[SegmentRow]) -> None:
         """Open the parts that the ledger names, and no others; what is damaged is named no more."""

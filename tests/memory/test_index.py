@@ -13,6 +13,8 @@ import pytest
 from loopback import finished
 from parts import SEAL_AT, kept, notes
 
+from orchestrai.ledger import memories
+from orchestrai.ledger.memories import digest_of
 from orchestrai.memory import segment as segment_module
 from orchestrai.memory.segment import Segment, SegmentDamaged, SegmentMaker
 from orchestrai.memory.vectors import Piece
@@ -188,6 +190,35 @@ async def test_what_is_deleted_leaves_the_parts_that_are_made_after(tmp_path):
         await sees_all(opened, ids[10:])
         (chunks,) = opened.engine.ledger.read(lambda c: c.execute("SELECT chunks FROM segments").fetchone())
         assert chunks == 2 * SEAL_AT - 10
+
+
+async def test_what_is_committed_while_the_ledger_is_looked_at_is_not_sealed_over(tmp_path, monkeypatch):
+    async with kept(tmp_path) as opened:
+        await opened.add(*notes(SEAL_AT))
+        path = str(tmp_path / "ledger.db")
+
+        def committing_after(question):
+            def asked(connection, *more):
+                answer = question(connection, *more)
+                other = sqlite3.connect(path, timeout=30)
+                text = f"a note of another process, after {question.__name__}"
+                row = (os.urandom(8).hex(), digest_of(text), len(text), text)
+                other.execute(
+                    "INSERT INTO memories (memory_id, digest, chars, text, created_at) VALUES (?, ?, ?, ?, 1)", row
+                )
+                other.commit()
+                other.close()
+                return answer
+
+            return asked
+
+        for name in ("sizes_between", "newest_number"):
+            monkeypatch.setattr(memories, name, committing_after(getattr(memories, name)))
+        assert await opened.sealed() != []
+        monkeypatch.undo()
+        ids = opened.engine.ledger.read(lambda c: [one for (one,) in c.execute("SELECT memory_id FROM memories")])
+        assert len(ids) > SEAL_AT + 2
+        await sees_all(opened, ids)
 
 
 async def test_stores_that_seal_at_once_leave_one_index(tmp_path):
