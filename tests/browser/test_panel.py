@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -203,6 +205,26 @@ def test_a_kernel_that_is_restarted_in_a_batch_goes_on_where_it_was_and_the_bill
     billed = read_bill(tmp_path / "bill")
     assert len({line["prompt"] for line in billed}) == TASKS
     assert len(billed) - TASKS <= 8  # what was under way when it was killed
+    assert_agree(tmp_path / "project" / ".orchestrai" / "ledger.db", billed)
+
+
+def assert_agree(ledger: Path, billed) -> None:
+    """Every request on the bill is in the ledger, and so are its tokens, but for those whose end nobody saw."""
+    connection = sqlite3.connect(f"file:{ledger}?mode=ro", uri=True)
+    rows = connection.execute(
+        "SELECT p.text, a.input_tokens + a.output_tokens FROM sends s JOIN prompts p "
+        "ON p.send_seq = coalesce(s.prompt_seq, s.seq) LEFT JOIN attempts a ON a.send_seq = s.seq"
+    ).fetchall()
+    connection.close()
+    assert Counter(line["prompt"] for line in billed) <= Counter(prompt for prompt, _ in rows)
+    known, charged = Counter(), Counter()
+    for prompt, tokens in rows:
+        known[prompt] += tokens or 0
+    for line in billed:
+        charged[line["prompt"]] += line["billed_tokens"]
+    in_doubt = {prompt for prompt, tokens in rows if tokens is None}
+    assert [prompt for prompt in charged if charged[prompt] != known[prompt] and prompt not in in_doubt] == []
+    assert known <= charged
 
 
 # --- preflight -------------------------------------------------------------------------------------------------------

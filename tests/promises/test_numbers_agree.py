@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import re
 import sqlite3
 import time
+from decimal import Decimal
 
 import pytest
-from agreement import check_numbers
+from agreement import INPUT, OUTPUT, check_numbers
 from harness import Scene, scaled, seeded
+
+from orchestrai import Orchestrator, text
+from orchestrai.platforms import OpenAI
+from orchestrai.testing import ProviderServer
 
 pytestmark = pytest.mark.promise
 
@@ -42,3 +50,25 @@ def test_bill_ledger_duckdb_frames_and_plots_agree_after_kills_and_cut_replies(t
     connection.close()
     with pytest.raises(AssertionError):
         check_numbers(scene.ledger, tmp_path / "numbers", bill)
+
+
+def test_what_a_display_says_it_cost_is_what_the_provider_charged(tmp_path):
+    """The panel, its text, the batch, its frame, the ledger in DuckDB and the provider: one number."""
+    price = {"input_mtok": str(INPUT // 10**6), "output_mtok": str(OUTPUT // 10**6)}
+    chance = seeded()
+    with ProviderServer(script=lambda _request: "503:0" if chance.random() < 0.05 else None) as server:
+        platform = OpenAI(base_url=server.base_url, api_key="k", model="m", price=price)
+        with Orchestrator(tmp_path, platforms=[platform]) as orch:
+            handle = orch.start([f"task {i} {'word ' * (i % 7)}" for i in range(scaled(2000, 200))], progress="off")
+            result = handle.wait()
+            shown = io.StringIO()
+            with contextlib.redirect_stdout(shown):
+                handle._ipython_display_()
+            ledger = orch.costs.sql("SELECT sum(cost) AS c FROM attempts", money="decimal")["c"][0]
+            frame = result.to_pandas(money="decimal")["output_cost"]
+        charged = sum(r.billed_tokens and r.input_tokens * INPUT + r.output_tokens * OUTPUT for r in server.requests)
+    assert result.success_count == len(result)
+    bill = Decimal(charged) / 10**12
+    assert bill == result.total_cost == sum(frame) == ledger
+    assert re.findall(r"cost (\S+)", shown.getvalue()) == [text.money(bill)]
+    assert text.money(bill) != text.money(bill * 51 / 50)  # the control: three digits are shown, so a fiftieth is seen
