@@ -19,7 +19,9 @@ if not collect_ignore_glob:
     from playwright.sync_api import Browser, Page, sync_playwright
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(
+    scope="module"
+)  # while it lives, its loop counts as running, and other tests of the process could run none
 def browser() -> Iterator[Browser]:
     path = chromium()
     if path is None or MISSING:

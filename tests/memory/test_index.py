@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from loopback import finished
-from parts import SEAL_AT, kept, notes
+from remembering import SEAL_AT, kept, notes
 
 from orchestrai.ledger import memories
 from orchestrai.ledger.memories import digest_of
@@ -59,7 +59,7 @@ async def test_what_another_process_adds_and_seals_is_seen_at_once(tmp_path):
         import asyncio, sys
         sys.path.insert(0, sys.argv[2])
         from pathlib import Path
-        from parts import kept, notes
+        from remembering import kept, notes
 
         async def main():
             async with kept(Path(sys.argv[1])) as opened:
