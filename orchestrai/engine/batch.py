@@ -45,6 +45,7 @@ _DEFAULT_PRIORITY: Final = 5
 _NOTHING: Final[Mapping[int, Result]] = {}
 _NO_LIMITS: Final = Limits()
 _BUSY_S: Final = 0.25  # between looks at a window of which others hold what is left
+_DEAD_S: Final = 1.0  # between looks for processes that died with some of it
 _WAITED_S: Final = 90.0  # for a window that begins anew; a later one ends the lane for this call
 
 
@@ -125,6 +126,7 @@ class Run:
         self._primaries: dict[bytes, Item] = {}  # by key; equal tasks join the first
         self._held = HeldTasks(engine.ledger, self._settle_from_ledger, self._enqueue)
         self._steps = Steps(lambda position: self.results[position])
+        self._taking_over = False  # whether dead processes are looked for
         self._going_on = False  # whether tasks that became ready are seen to
         self._preferences = preferences
         self._only_model: str | None = None  # with `mix=False`, once it is known
@@ -452,6 +454,9 @@ class Run:
         queue = self._queue(item)
         if full.busy:  # the end of a request makes room; of somebody else's, nobody tells
             self._pause(queue, item, _BUSY_S)
+            if not self._taking_over and self._group is not None:
+                self._taking_over = True
+                self._spawn(self._group, self._take_over())
             return
         wait_s = None if full.until is None else max(0.001, (full.until - now_us()) / 1e6)
         latest = self.options.latest
@@ -466,6 +471,16 @@ class Run:
         else:
             error_class: ErrorClass = "budget" if full.meter.window.unit == "usd" else "window"
             self.books.settle_failure(item, error_class, item.told(why))
+
+    async def _take_over(self) -> None:
+        """Settle what dead processes hold of the windows; they give nothing back themselves. Once a second is enough."""
+        try:
+            await self.engine.ledger.recover()
+            await asyncio.sleep(_DEAD_S)
+        except LedgerError as error:
+            self._break(error)
+        finally:
+            self._taking_over = False
 
     def made_room(self, offer: Offer) -> None:
         """Look again at once where a request that has ended may have made room."""

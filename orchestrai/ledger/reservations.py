@@ -12,6 +12,7 @@ what was reserved: it may have been answered. For each meter and bucket of its w
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from collections.abc import Container, Iterable, Mapping
 from decimal import Decimal
 from typing import Final, NamedTuple
@@ -231,7 +232,8 @@ class _Room:
         self._now = now
         state = state_of(connection, meter, now)
         self._used, self._reserved, self._resets_at = state.used, state.reserved, state.resets_at
-        self._by_batch: dict[str, int] = {}
+        self._by_batch: dict[str, int] = {}  # as it stood before this group
+        self._taken: Counter[str] = Counter()  # by this group, which is not written yet
 
     def refuses(self, amount: int, batch_id: str) -> Full | None:
         """Return why an amount does not fit; None when it does."""
@@ -243,7 +245,7 @@ class _Room:
         if self._used + self._reserved + amount > whole:
             return Full(meter, None, busy=True)
         if meter.shared and self._reserved + amount > (whole - self._used) // 2:
-            own = self._own(batch_id)
+            own = self._own(batch_id) + self._taken[batch_id]
             rest = whole - self._used - (self._reserved - own)
             if own + amount > max(amount, rest // 2):
                 return Full(meter, None, busy=True)
@@ -252,8 +254,7 @@ class _Room:
     def take(self, amount: int, batch_id: str) -> None:
         """Count an amount that was reserved."""
         self._reserved += amount
-        if batch_id in self._by_batch:
-            self._by_batch[batch_id] += amount
+        self._taken[batch_id] += amount
 
     def _own(self, batch_id: str) -> int:
         own = self._by_batch.get(batch_id)

@@ -134,6 +134,17 @@ def test_one_call_reserves_no_more_than_half_of_what_is_left_at_a_time(desk):
     assert isinstance(desk.ask(Hold(last, 1)), int)  # the last place is not cut in half
 
 
+def test_one_call_reserves_no_more_than_half_also_in_one_commit(desk):
+    window = meter(10, shared=True)
+
+    def work(connection):
+        note_meters(connection, [window])
+        reserving = Reserving(connection, NOW)
+        return [reserving.check((Hold(window, 1),), "b") for _ in range(8)]
+
+    assert [full is None for full in desk.file.write(work)] == [True] * 5 + [False] * 3
+
+
 def test_what_a_request_used_beyond_its_reservation_is_told_apart_and_counts(desk):
     tokens = meter(1_000, unit="tokens")
     number = desk.ask(Hold(tokens, 400))

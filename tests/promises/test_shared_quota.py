@@ -88,6 +88,33 @@ def test_a_process_that_dies_in_the_middle_takes_no_place_with_it_that_it_did_no
         assert more.count(("succeeded", None)) == min(4 * 40, LIMIT - after["used"])
 
 
+def test_who_waits_for_places_that_a_dead_process_holds_is_told_once_it_is_dead(tmp_path, nursery):
+    """Requests that never end hold places of a window; when their process is killed, nobody waits for them any more."""
+
+    def start(name, **job):
+        prompts = [f"{name} {i}" for i in range(10)]
+        paths = {"report": str(tmp_path / f"{name}.json"), "bill": str(tmp_path / "bill.jsonl")}
+        return nursery.start("share", project=str(tmp_path), prompts=prompts, limits={"rpd": 10}, **paths, **job)
+
+    def wait_until(seen):
+        until = time.monotonic() + 60
+        while not ((tmp_path / ".orchestrai" / "ledger.db").exists() and seen(usage(tmp_path))):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+
+    waiting = start("waiting", delay_s=0.3, concurrency=1)
+    wait_until(lambda now: now["used"] >= 1)
+    stuck = start("stuck", delay_s=600)
+    wait_until(lambda now: now["used"] + now["reserved"] == 10 and now["reserved"] == now["reservations"] > 1)
+    time.sleep(1)  # the first has nothing under way, and waits
+    held = usage(tmp_path)["reserved"]
+    stuck.kill()
+    results = ended([(waiting, tmp_path / "waiting.json")])
+    assert results.count(("succeeded", None)) == 10 - held
+    assert results.count(("failed", "window")) == held > 0
+    assert usage(tmp_path) == {"used": 10, "over": 0, "reserved": 0, "reservations": 0}
+
+
 def test_the_control_that_looks_first_and_records_later_exceeds_the_window(tmp_path, nursery):
     over = []
     for trial in range(scaled(10, 3)):
