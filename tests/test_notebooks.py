@@ -5,6 +5,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from agreement import check_ledger
 from nbclient import NotebookClient
 
 TELLING = {
@@ -20,12 +21,18 @@ NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_from_start_to_end(path, demo_model, tmp_path):
+def test_a_notebook_runs_from_start_to_end_and_its_numbers_agree(path, demo_model, tmp_path, monkeypatch):
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(notebook, timeout=240, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
     shown = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     assert any("text/html" in output.get("data", {}) for output in shown)
     assert any(TELLING[path.stem] in output.get("text", "") for output in shown)
+    ledgers = [found.parent for found in tmp_path.rglob("ledger.db")]
+    assert ledgers
+    for number, ledger in enumerate(ledgers):  # whoever is asked what it cost says the same
+        check_ledger(ledger, tmp_path / f"copy-{number}")
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

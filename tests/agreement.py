@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from pathlib import Path
 
@@ -31,11 +32,7 @@ def check_numbers(ledger: Path, copy: Path, bill: Iterable[tuple[str, int]]) -> 
     Raises:
         AssertionError: Two of them differ.
     """
-    shutil.rmtree(copy, ignore_errors=True)
-    shutil.copytree(ledger, copy)
-    opened = Ledger(copy, "0")
-    costs = Costs(lambda: opened, PriceList())
-    try:
+    with _opened(ledger, copy) as (opened, costs):
         charged: Counter[str] = Counter()
         dearest: dict[str, int] = {}
         for prompt, charge in bill:
@@ -49,10 +46,33 @@ def check_numbers(ledger: Path, copy: Path, bill: Iterable[tuple[str, int]]) -> 
             in_doubt += missing
         assert charged.total() == known.total() + in_doubt
         _check_every_way(costs, known.total())
+    return {"bill": charged.total(), "known": known.total(), "in_doubt": in_doubt}
+
+
+def check_ledger(ledger: Path, copy: Path) -> int:
+    """Compare what a ledger says it cost in every way it can be asked; return that [pico-USD].
+
+    Args:
+        ledger: Folder of a ledger that nobody has open.
+        copy: Where to.
+    """
+    with _opened(ledger, copy) as (opened, costs):
+        known = opened.read(lambda c: c.execute("SELECT coalesce(sum(cost), 0) FROM attempts").fetchone()[0])
+        _check_every_way(costs, known)
+    return int(known)
+
+
+@contextlib.contextmanager
+def _opened(ledger: Path, copy: Path) -> Iterator[tuple[Ledger, Costs]]:
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(ledger, copy)
+    opened = Ledger(copy, "0")
+    costs = Costs(lambda: opened, PriceList())
+    try:
+        yield opened, costs
     finally:
         costs.close()
         opened.close()
-    return {"bill": charged.total(), "known": known.total(), "in_doubt": in_doubt}
 
 
 def _check_every_way(costs: Costs, pico: int) -> None:
