@@ -111,7 +111,7 @@ async def ours(url: str, concurrency: int) -> Callable[[list[str]], Awaitable[No
     orch = orchestrator(url, tempfile.mkdtemp(prefix="orchestrai-bench-"))
 
     async def batch(texts: list[str]) -> None:
-        result = await orch.batch(texts, concurrency=concurrency, progress="off")
+        result = await orch.batch(texts, concurrency=concurrency, progress="off", confirm="never")
         assert result.success_count == len(texts), result.failures[:1]
 
     return batch
@@ -189,7 +189,7 @@ def measure_large(url: str, count: int) -> dict[str, float]:
     import pandas as pd
 
     orch = orchestrator(url, tempfile.mkdtemp(prefix="orchestrai-bench-"))
-    warm = orch.batch_sync(prompts(2000, "warm"), concurrency=50, progress="off")
+    warm = orch.batch_sync(prompts(2000, "warm"), concurrency=50, progress="off", confirm="never")
     warm.to_pandas()
     assert isinstance(pd.DataFrame(), pd.DataFrame)
     del warm
@@ -206,7 +206,7 @@ def measure_large(url: str, count: int) -> dict[str, float]:
     watcher = threading.Thread(target=watch)
     watcher.start()
     cpu, wall = time.process_time(), time.perf_counter()
-    result = orch.batch_sync(texts, concurrency=50, progress="off")
+    result = orch.batch_sync(texts, concurrency=50, progress="off", confirm="never")
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
     done.set()
     watcher.join()
