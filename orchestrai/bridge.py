@@ -44,7 +44,7 @@ def wait_nested(awaitable: Awaitable[T]) -> T:
     task: asyncio.Task[T] = loop.create_task(_value(awaitable))
     try:
         return loop.run_until_complete(task)
-    except BaseException:
+    except BaseException:  # it goes on, also a cancel, once nothing is left running
         # Under nest_asyncio an interrupt ends the wait alone; what was waited for would go on, and spend.
         if not task.done():
             task.cancel()

@@ -255,7 +255,7 @@ class Mirror:
             duck.execute("SET preserve_insertion_order = true")
             duck.execute("SET enable_external_access = false")
             duck.execute("SET lock_configuration = true")
-        except BaseException:
+        except BaseException:  # whatever it was, it goes on, and no half a mirror is kept
             duck.close()
             raise
         self._duck = duck
