@@ -112,3 +112,16 @@ def test_an_orchestrator_shows_itself(tmp_path):
     assert len(data["text/plain"].splitlines()) == 5
     assert "scripted" in data["text/plain"]
     assert "await orch.batch" in done.cells[3].outputs[0].data["text/plain"]
+
+
+def test_what_cannot_be_shown_as_a_widget_is_shown_as_lines(tmp_path):
+    gone = """
+def gone(*_, **__):
+    raise RuntimeError("the front-end is gone")
+get_ipython().display_pub.publish = gone
+tasks = 40
+"""
+    batch = BATCH.replace("for i in range(tasks)]", "for i in range(tasks)], progress='widget'")
+    shown = shown_by(executed(tmp_path, gone, batch).cells[1])
+    assert "the front-end is gone" in shown
+    assert "40/40" in shown

@@ -47,35 +47,37 @@ def fail():
     raise RuntimeError("the front-end is gone")
 
 
-def shown_on(orch, screen, monkeypatch, **options):
-    monkeypatch.setattr("orchestrai.orchestrator.open_screen", lambda *_, **__: screen)
-    return orch.start(PROMPTS, **options).wait()
+def shown_on(orch, screen):
+    """Run a batch that is shown on one screen more."""
+    handle = orch.start(PROMPTS, progress="off")
+    handle._displays.append(handle._shown_on(screen))
+    return handle.wait()
 
 
 # --- sick displays ---------------------------------------------------------------------------------------------------
 
 
-def test_a_display_that_raises_is_told_of_once_and_hurts_nothing(orch, monkeypatch):
+def test_a_display_that_raises_is_told_of_once_and_hurts_nothing(orch):
     screen = Recorded(fail, fail)
     with pytest.warns(RuntimeWarning, match="the front-end is gone") as told:
-        result = shown_on(orch, screen, monkeypatch)
+        result = shown_on(orch, screen)
     assert len(told) == 1
     assert result.success_count == len(PROMPTS)
     assert len(screen.views) == 1  # what failed is not tried again …
     assert screen.last.status == "finished"  # … but at the end
 
 
-def test_a_display_that_raises_where_warnings_are_errors_hurts_nothing_either(orch, monkeypatch):
+def test_a_display_that_raises_where_warnings_are_errors_hurts_nothing_either(orch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert shown_on(orch, Recorded(fail), monkeypatch).success_count == len(PROMPTS)
+        assert shown_on(orch, Recorded(fail)).success_count == len(PROMPTS)
 
 
 def test_a_display_that_blocks_for_ever_does_not_hold_a_batch_up(orch, monkeypatch):
     monkeypatch.setattr(progress_display, "_GOODBYE_S", 0.1)
     blocked = threading.Event()
     screen = Recorded(blocked.wait)
-    result = shown_on(orch, screen, monkeypatch)  # were it in the way of anything, this would never return
+    result = shown_on(orch, screen)  # were it in the way of anything, this would never return
     assert result.success_count == len(PROMPTS)
     assert len(screen.views) == 1
     assert screen.last is None
@@ -202,13 +204,6 @@ def test_the_environment_chooses_too(tmp_path, capsys, monkeypatch):
         assert "40/40" in capsys.readouterr().err
         orch.batch_sync(PROMPTS, progress="off")
         assert capsys.readouterr().err == ""
-
-
-def test_what_cannot_be_shown_as_a_widget_is_shown_as_lines(orch, monkeypatch, capsys):
-    monkeypatch.setattr(progress_display, "_screen", lambda *_, **__: fail())
-    with pytest.warns(RuntimeWarning, match="the front-end is gone"):
-        assert orch.batch_sync(PROMPTS, progress="widget").success_count == len(PROMPTS)
-    assert "40/40" in capsys.readouterr().err
 
 
 def test_a_display_ends_without_being_closed_when_its_batch_does(orch):
