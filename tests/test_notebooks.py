@@ -98,7 +98,7 @@ def test_a_kernel_without_comms_shows_lines(tmp_path, monkeypatch):
         tmp_path,
         "tasks = 5\nget_ipython().kernel.comm_manager = None",
         BATCH,
-        "h = orch.start(['x'], progress='off')\nh",
+        "h = orch.start(['x'], progress='off')\nh.wait()\nh",
     )
     assert "5/5" in shown_by(done.cells[1])
     assert "widget-view" not in str(done)
