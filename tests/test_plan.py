@@ -272,6 +272,26 @@ def test_the_cheapest_of_two_prices_depends_on_the_task(tmp_path):
     assert where(plan) == ["reads", "writes"]
 
 
+def test_what_a_plan_expects_of_each_request_is_recorded_beside_what_it_cost(tmp_path):
+    price = {"input_mtok": "3", "output_mtok": "6"}
+    refuses = paid("refuses", faults=lambda _prompt, _attempt: PlatformError("request", "not here"))
+    unpriced = ScriptedPlatform("unpriced", tier="paid")
+    with orchestrator(tmp_path, free(1), refuses, paid("dear", price), unpriced) as orch:
+        plan = orch.plan(lengths(50, 5), max_tokens=100)
+        assert where(plan) == ["free", "refuses"]
+        asyncio.run(plan.run())
+        orch.run_sync("anything", platform="unpriced")
+        found = orch.costs.sql("SELECT platform, est_cost, cost FROM attempts", money="decimal").set_index("platform")
+        compared = orch.costs.estimates(money="decimal").set_index("platform")
+    expected, cost = found["est_cost"], found["cost"]
+    assert expected["free"] == 0
+    assert expected["refuses"] == plan.cost.expected > 0  # what it was planned with
+    assert expected["dear"] == 3 * expected["refuses"]  # where it fell back to
+    assert expected["unpriced"] is None or expected["unpriced"] != expected["unpriced"]
+    assert (compared["est_cost"]["dear"], compared["cost"]["dear"]) == (expected["dear"], cost["dear"])
+    assert compared["cost_ratio"]["dear"] == pytest.approx(float(cost["dear"] / expected["dear"]))
+
+
 def test_one_model_that_answers_a_whole_call_is_one_with_places_for_it(tmp_path):
     with orchestrator(tmp_path, free(2, model="small", models=()), paid(model="large", models=())) as orch:
         mixed, one = orch.plan(["a", "b", "c"]), orch.plan(["a", "b", "c"], mix=False)

@@ -201,7 +201,8 @@ class Costs:
         Returns:
             One row per `platform`, `model` (str): `attempts` (Int64), `est_input_tokens`, `input_tokens` [tokens] (Int64),
             `input_ratio` (float64, actual to expected, and `_p05`, `_p95` of single requests), `output_limit_tokens` (where
-            a limit was given), `output_tokens` (Int64), `est_cost` (where one was recorded), `cost` [USD].
+            a limit was given), `output_tokens` (Int64), `est_cost` (what the plan expected, where the price is known), `cost`
+            [USD], `cost_ratio` (float64, actual to expected cost of the requests where both are known).
         """
         return questions.estimates(self.mirror, Part.of(since, until, project), money)
 

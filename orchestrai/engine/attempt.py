@@ -252,6 +252,7 @@ def _send_row(run: Run, item: Item, work: Work, request: Request, offer: OfferRo
         offer.offer_id,
         item.size or None,
         task.max_tokens,
+        item.expected_cash,
         run.books.system_digest(task.system),
         *lineage_columns(item, work.task_id),
         task.type,

@@ -75,6 +75,11 @@ class Item:
         return self.route.offers[self.choice]
 
     @property
+    def expected_cash(self) -> int | None:
+        """What a request there is expected to cost [pico-USD]; None when nobody can tell."""
+        return self.route.cash[self.choice] if self.route.cash else None
+
+    @property
     def has_another_offer(self) -> bool:
         """True when another platform could answer once this one has failed for good."""
         return self.choice + 1 < len(self.route.offers)
@@ -96,7 +101,7 @@ class Item:
         where = (closed.platform.name, closed.model)
         left = tuple(o for o in self.route.offers[self.choice :] if (o.platform.name, o.model) != where)
         excluded = {**self.route.excluded, closed.platform.name: why}
-        self.route, self.choice = replace(self.route, offers=left, excluded=excluded, lacks="window"), 0
+        self.route, self.choice = replace(self.route, offers=left, excluded=excluded, lacks="window", cash=()), 0
 
     def _leave(self, why: str, repair_attempts: int) -> None:
         work = self.work

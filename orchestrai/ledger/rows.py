@@ -43,6 +43,7 @@ class SendRow(NamedTuple):
     offer_id: int
     est_input_tokens: int | None
     est_output_tokens: int | None
+    est_cost: int | None  # expected cash
     system_digest: str | None
     chain_id: str | None
     parent_task_id: str | None  # the first of its parents

@@ -56,6 +56,9 @@ class Route:
     excluded: dict[str, str] = field(default_factory=dict)  # platform -> reason
     only_model: str | None = None  # with `mix=False`: the one model whose answers count
     lacks: Literal["window", "budget"] | None = None  # what the platforms that could take it have no room in
+    cash: tuple[
+        int | None, ...
+    ] = ()  # once it is planned: what each offer is expected to cost [pico-USD]; None: unpriced
 
     @property
     def smallest_context(self) -> int | None:

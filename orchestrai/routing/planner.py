@@ -220,8 +220,6 @@ class _Planning:
 
     def _class(self, task: Task, size: int, route: Route) -> Alike:
         route = self._within_limits(task, route)
-        if len(route.offers) == 1 and not self._limits.counts_cash and not route.offers[0].meters:
-            return Alike(task, size, route, (self._column(route.offers[0]),), (0,), (0,))
         costs = [self._cash(task, size, offer) for offer in route.offers]
         order = sorted(range(len(costs)), key=lambda i: self._preference(task, route.offers[i], costs[i], i))
         columns = tuple(self._column(route.offers[i]) for i in order)
@@ -330,11 +328,12 @@ class _Planning:
         known = self._routes.get(key)
         if known is None:
             if column is not None:
-                offer = self._offers[column]
+                places = sorted(range(len(one.columns)), key=lambda place: one.columns[place] != column)
+                first, *others = (self._offers[one.columns[place]] for place in places)
                 if column != one.columns[0]:
-                    offer = replace(offer, reason="window")  # its first choice has no place left
-                others = tuple(self._offers[other] for other in one.columns if other != column)
-                known = replace(one.route, offers=(offer, *others))
+                    first = replace(first, reason="window")  # its first choice has no place left
+                cash = tuple(one.cash[place] if one.cash[place] < UNPRICED else None for place in places)
+                known = replace(one.route, offers=(first, *others), cash=cash)
             else:
                 known = self._nowhere(one)
             self._routes[key] = known

@@ -86,7 +86,7 @@ class Writer:
         tags = more.pop("tags", None)
         row = SendRow(
             self.seq, new_id(), task_id, 1, "first", None, batch_id, self.seq, 0, b"k", offer_id, 100, None, None,
-            None, None, None, None, None, 5, None if tags is None else orjson.dumps(tags).decode(), at, at, None,
+            None, None, None, None, None, None, 5, None if tags is None else orjson.dumps(tags).decode(), at, at, None,
         )  # fmt: skip
         return row._replace(**more)
 

@@ -57,7 +57,7 @@ class Desk:
             if full is not None:
                 return full
             self.sent += 1
-            row = SendRow(self.sent, "x", "t", 1, "first", None, batch, 0, 0, b"k", 1, *(None,) * 10, now, now, None)
+            row = SendRow(self.sent, "x", "t", 1, "first", None, batch, 0, 0, b"k", 1, *(None,) * 11, now, now, None)
             insert(connection, SendRow, [row])
             reserving.reserve([(self.sent, holds)])
             return self.sent
