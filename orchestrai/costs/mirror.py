@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -59,6 +59,7 @@ class _News:
     version: tuple[sqlite3.Connection, int]
     first: dict[str, int | None]  # lowest number of each log
     upto: dict[str, int]  # to which each was read
+    pruned: bool = False  # the beginning of a log is gone, and calls with it
     logs: dict[str, list[Chunk]] = field(default_factory=dict)
     ended: list[Chunk] = field(default_factory=list)
     batches: list[Chunk] = field(default_factory=list)
@@ -160,10 +161,11 @@ class Mirror:
                 seen = self._last[table.name]
                 upto = min(last, seen + _AT_ONCE)
                 news.first[table.name], news.upto[table.name] = first, upto
+                news.pruned = news.pruned or self._first.get(table.name) not in (None, first)
                 news.logs[table.name] = table.read_range(connection, seen, upto)
                 news.complete = news.complete and upto == last
             news.ended = list(self._ends_of_open(connection))
-            news.batches = list(self._changed_batches(connection))
+            news.batches = list(self._changed_batches(connection, everything=news.pruned))
             for table in SMALL:
                 (count,) = connection.execute(f"SELECT count(*) FROM {table.source}").fetchone()  # noqa: S608
                 if count != self._rows.get(table.name):
@@ -176,7 +178,10 @@ class Mirror:
         for some in _parts(self._open):
             yield ATTEMPTS.read(connection, f"s.seq IN ({marks(some)}) AND a.send_seq IS NOT NULL", some)
 
-    def _changed_batches(self, connection: sqlite3.Connection) -> Iterator[Chunk]:
+    def _changed_batches(self, connection: sqlite3.Connection, *, everything: bool) -> Iterator[Chunk]:
+        if everything:
+            yield BATCHES.read(connection, "true", ())
+            return
         for some in _parts(self._unfinished):
             yield BATCHES.read(connection, f"batch_id IN ({marks(some)})", some)
         yield BATCHES.read(connection, "batch_id > ?", (_a_minute_before(self._newest_batch),))
@@ -184,8 +189,9 @@ class Mirror:
     # Keeping: in a transaction of DuckDB.
 
     def _keep(self, duck: duckdb.DuckDBPyConnection, news: _News) -> None:
+        if news.pruned:
+            self._drop_pruned(duck, news.first)
         for table in LOGS:
-            self._drop_pruned(duck, table, news.first[table.name])
             if chunks := news.logs[table.name]:
                 table.store(duck, chunks)
         ended = [chunk for chunk in news.ended if chunk]
@@ -200,7 +206,7 @@ class Mirror:
                 self._rows[table.name] = count
         self._note_open(duck, ended)
         self._batches_of_others(duck)
-        self._last = news.upto
+        self._first, self._last = news.first, news.upto
         self._unfinished = _column(duck, "SELECT batch_id FROM ledger.batches WHERE status <> 'finished'")
         self._newest_batch = _column(duck, "SELECT max(batch_id) FROM ledger.batches")[0] or ""
         self._version = news.version if news.complete else None
@@ -216,14 +222,11 @@ class Mirror:
         above = self._last[ATTEMPTS.name]
         self._open = still + _column(duck, "SELECT seq FROM ledger.attempts WHERE seq > ? AND status IS NULL", (above,))
 
-    def _drop_pruned(self, duck: duckdb.DuckDBPyConnection, table: Table, first: int | None) -> None:
-        """Forget what was pruned from the ledger since: always a beginning of it."""
-        before, self._first[table.name] = self._first.get(table.name), first
-        if before == first or table.name == "quota":
-            return
-        duck.execute(f"DELETE FROM ledger.{table.name} WHERE seq < ?", (0 if first is None else first,))  # noqa: S608
+    def _drop_pruned(self, duck: duckdb.DuckDBPyConnection, first: Mapping[str, int | None]) -> None:
+        """Forget what was pruned from the ledger since: always a beginning of a log, and calls, which are read anew."""
+        for name, number in first.items():
+            duck.execute(f"DELETE FROM ledger.{name} WHERE seq < ?", (number or 0,))  # noqa: S608
         duck.execute("DELETE FROM ledger.batches")
-        self._newest_batch = ""
 
     def _batches_of_others(self, duck: duckdb.DuckDBPyConnection) -> None:
         """Read the batches of new rows that were not found among the newest, as after a change of the clock."""

@@ -64,15 +64,16 @@ class Writer:
         row = OfferRow(number, platform, "api", provider, tier, model, 0, None, None, "sync", "cheapest", 1)
         self.file.write(lambda c: insert(c, OfferRow, [row]))
 
-    def batch(self, name: str | None = None, project: str = "here") -> str:
-        """Write a finished call and return its id."""
-        batch_id = new_id()
+    def batch(self, name: str | None = None, project: str = "here", at: int | None = None) -> str:
+        """Write a finished call and return its id, which begins with its moment as every id does."""
+        at = now_us() if at is None else at
+        batch_id = f"{at // 1000:012x}{new_id()[12:]}"
         self.file.write(
             lambda c: (
                 c.execute(
                     "INSERT INTO batches (batch_id, name, kind, project, owner_id, status, created_at, lib_version) "
                     "VALUES (?, ?, 'batch', ?, 'x', 'finished', ?, '0')",
-                    (batch_id, name, project, now_us()),
+                    (batch_id, name, project, at),
                 ).rowcount
             )
         )

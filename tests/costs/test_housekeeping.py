@@ -35,8 +35,7 @@ def old_and_new(folder) -> tuple[int, int]:
     """Write 250 requests of 60 to 30 days ago and 50 of today; return the cost of both [pico-USD]."""
     writer = Writer(folder / ".orchestrai")
     writer.offer(1, "openai", "paid")
-    old, new = writer.batch("old"), writer.batch("new")
-    writer.file.write(lambda c: c.execute("UPDATE batches SET created_at = 1 WHERE name = 'old'").rowcount)
+    old, new = writer.batch("old", at=now_us() - 60 * DAY_US), writer.batch("new", at=now_us() - DAY_US)
     first = [writer.send(old, at=now_us() - 60 * DAY_US + i) for i in range(250)]
     last = [writer.send(new, at=now_us() - DAY_US + i) for i in range(50)]
     writer.write(*first, *last, *(writer.end(send, cost=1) for send in (*first, *last)))
@@ -66,6 +65,29 @@ def test_pruning_removes_what_is_before_and_nothing_since(tmp_path, small):
         assert rows(Mirror(orch._opened().ledger), "SELECT count(*) FROM attempts") == [(new,)]
         names = sorted(path.name.split("-")[2] for path in (orch.ledger_path.parent / "segments").glob("attempts-*"))
         assert names == ["200"]  # of which half is left
+
+
+def test_calls_of_rows_that_stay_are_known_after_a_prune_and_after_the_first_outcome(tmp_path):
+    writer = Writer(tmp_path / ".orchestrai")
+    writer.offer(1, "openai", "paid")
+    for days in (60, 20, 10, 5):
+        at = now_us() - days * DAY_US
+        send = writer.send(writer.batch(f"{days} days ago", at=at), at=at)
+        writer.write(send, writer.end(send))
+    with orchestrator(tmp_path) as orch:
+
+        def known() -> dict[str, int]:
+            assert orch.costs.summary(project="here")["value"].equals(orch.costs.summary()["value"])
+            found = orch.costs.by_batch()
+            return dict(zip(found["batch"], found["attempts"], strict=True))
+
+        before = {"60 days ago": 1, "20 days ago": 1, "10 days ago": 1, "5 days ago": 1}
+        assert known() == before
+        writer.write(writer.outcome(writer.batch("now")))
+        assert known() == before | {"now": 0}
+        orch.costs.prune(before="30d")
+        assert known() == {"20 days ago": 1, "10 days ago": 1, "5 days ago": 1, "now": 0}
+    writer.close()
 
 
 def test_numbers_go_on_growing_when_everything_is_pruned(tmp_path, small):
