@@ -141,7 +141,7 @@ def opening(folder: Path) -> dict[str, Times]:
 
 def questions(folder: Path) -> dict[str, Times]:
     """Ask everything in one kernel, then follow a ledger that grows."""
-    from orchestrai.costs import plots
+    from orchestrai.costs import batches
     from orchestrai.costs import questions as ask
     from orchestrai.costs.costs import Costs
     from orchestrai.costs.period import Part
@@ -168,7 +168,7 @@ def questions(folder: Path) -> dict[str, Times]:
             ask.day_by_platform(mirror, whole, "float"),
             ask.saved_by_day(mirror, whole, "float"),
             ask.by_model(mirror, whole, "float"),
-            plots.timeline_frame(mirror, batch),
+            batches.timeline(mirror, batch),
         ),
         "nothing new": mirror.refresh,
     }

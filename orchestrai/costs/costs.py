@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrai.costs import questions
 from orchestrai.costs.mirror import Mirror
-from orchestrai.costs.period import Moment, Part
+from orchestrai.costs.period import Moment, Part, moment_of
 from orchestrai.costs.plots import Plots
 from orchestrai.costs.sql import Parameters, frame
 from orchestrai.errors import InvalidInput
@@ -75,7 +74,7 @@ class Costs:
         Raises:
             InvalidQuery: It is not one SELECT, or cannot be run; the message shows where.
         """
-        return frame(self.mirror, query, parameters, money=money)
+        return frame(self.mirror, query, parameters, money=money, checked=True)
 
     def summary(
         self, *, since: Moment = None, until: Moment = None, project: str | None = None, money: Money = "float"
@@ -214,7 +213,7 @@ class Costs:
             percentiles `queue_p95_s`, `throttle_p95_s`, `provider_p50_s`, `provider_p95_s`, `provider_p99_s`; `ttft_p50_s`
             (time to the first token of streams) [s] (float64).
         """
-        return questions.latency(self.mirror, Part.of(since, until, project), "float")
+        return questions.latency(self.mirror, Part.of(since, until, project))
 
     def outcomes(
         self, *, since: Moment = None, until: Moment = None, project: str | None = None, money: Money = "float"
@@ -286,7 +285,7 @@ class Costs:
             `resets_at` (datetime64[us, UTC]), `source` (str), `observed_at`, `percent_per_hour` (float64, in this period
             of the window), `full_at` (when it would be used up at this pace).
         """
-        return questions.quota(self.mirror, "float")
+        return questions.quota(self.mirror)
 
     def lineage(self, chain: Any, *, money: Money = "float") -> pd.DataFrame:
         """Return the tasks of a chain, or those that a task came from and that came of it.
@@ -306,13 +305,18 @@ class Costs:
         """
         from orchestrai.costs.lineage import lineage
 
-        return lineage(self.mirror, self._opened(), getattr(chain, "id", chain), money)
+        name = getattr(chain, "id", chain)
+        if not isinstance(name, str):
+            raise InvalidInput(
+                f"{type(chain).__name__} is no chain: give a chain, its name or id, or the id of a task."
+            )
+        return lineage(self.mirror, self._opened(), name, money)
 
     def reprice(
         self,
         model: str,
         *,
-        at: datetime | None = None,
+        at: Moment = None,
         processing: Literal["sync", "batch"] = "sync",
         service_tier: str | None = None,
         since: Moment = None,
@@ -347,7 +351,14 @@ class Costs:
 
         part = Part.of(since, until, project)
         return reprice(
-            self.mirror, self._prices, part, model, money, at=at, processing=processing, service_tier=service_tier
+            self.mirror,
+            self._prices,
+            part,
+            model,
+            money,
+            at=moment_of(at, "at"),
+            processing=processing,
+            service_tier=service_tier,
         )
 
     @property
@@ -406,7 +417,7 @@ class Costs:
         from orchestrai.costs.segments import discard
         from orchestrai.ledger.housekeeping import bounds, prune
 
-        moment = Part.of(before).since
+        moment = moment_of(before, "before")
         if moment is None:
             raise InvalidInput('Say before when: prune(before="90d").')
         before_us = int(moment.timestamp() * 1e6)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
+from orchestrai.costs.batches import batch_names
 from orchestrai.costs.mirror import Mirror
-from orchestrai.costs.sql import rows
+from orchestrai.costs.sql import rows, tag_pointer
 from orchestrai.errors import InvalidInput, nearest
 
 _CONDITIONS: Final = {
@@ -46,9 +47,7 @@ def meant(mirror: Mirror, task: Any, batch: Any, tag: Mapping[str, str] | str | 
     outcomes = rows(mirror, f"SELECT seq, reused_from, batch_id FROM ledger.outcomes WHERE {condition}", parameters)  # noqa: S608
     sends = rows(mirror, f"SELECT seq, task_id, batch_id FROM ledger.attempts WHERE {condition}", parameters)  # noqa: S608
     if not outcomes and not sends:
-        known = [] if what != "batch" else [
-            row[0] for row in rows(mirror, "SELECT DISTINCT name FROM batches WHERE name IS NOT NULL LIMIT 10000")
-        ]  # fmt: skip
+        known = batch_names(mirror) if what == "batch" else []
         shown = "=".join(reversed([str(value) for value in parameters.values()])).lstrip("/")
         raise InvalidInput(f"The ledger has no {what} {shown!r}.{nearest(shown, known)}")
     numbers = [row[0] for row in sends]
@@ -75,4 +74,4 @@ def _tag(tag: Mapping[str, str] | str) -> dict[str, str]:
     if len(pairs) != 1 or len(pairs[0]) != 2:
         raise InvalidInput(f'tag={tag!r}: one tag is {{"team": "red"}} or "team=red".')
     key, value = pairs[0]
-    return {"value": str(value), "key": "/" + str(key).replace("~", "~0").replace("/", "~1")}
+    return {"value": str(value), "key": tag_pointer(key)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
 from orchestrai.costs.mirror import Mirror
@@ -42,7 +43,7 @@ def lineage(mirror: Mirror, ledger: Any, name: str, money: Money) -> pd.DataFram
     """Return the tasks of a chain, or of the line that a task stands in; see `Costs.lineage`."""
     chain, task = _found(mirror, name)
     condition, key = ("chain_id = $key", chain) if chain is not None else ("task_id = $key", task)
-    found = frame(mirror, _TASKS.format(condition=condition), {"key": key}, money=money, checked=False)
+    found = frame(mirror, _TASKS.format(condition=condition), {"key": key}, money=money)
     ids: list[str] = found["task_id"].tolist()
     handed: list[tuple[str, str]] = ledger.read(lambda c: _handed(c, ids))
     parents: dict[str, list[str]] = defaultdict(list)
@@ -113,14 +114,9 @@ def _below(found: pd.DataFrame, money: Money) -> Any:
     """Return what each task and all that came of it cost, along first parents; unknown costs are left out."""
     import pandas as pd
 
-    own = {task: cost for task, cost in zip(found["task_id"], found["cost"], strict=True) if not pd.isna(cost)}
-    parent_of = dict(zip(found["task_id"], found["parent_task_id"], strict=True))
-    below = {task: own.get(task, 0) for task in parent_of}
-    for task, cost in own.items():
-        seen, parent = {task}, parent_of[task]
-        while isinstance(parent, str) and parent in below and parent not in seen:  # a ledger may say anything
-            below[parent] += cost
-            seen.add(parent)
-            parent = parent_of[parent]
-    values = [below[task] for task in found["task_id"]]
-    return pd.Series(values, index=found.index, dtype=object if money == "decimal" else "float64")
+    nothing = Decimal(0) if money == "decimal" else 0.0
+    below = dict(zip(found["task_id"], found["cost"].where(found["cost"].notna(), nothing), strict=True))
+    for task, parent in reversed(list(zip(found["task_id"], found["parent_task_id"], strict=True))):
+        if isinstance(parent, str) and parent in below and parent != task:  # children stand behind their parents
+            below[parent] += below[task]
+    return pd.Series(list(below.values()), index=found.index, dtype=object if money == "decimal" else "float64")

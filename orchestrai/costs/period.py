@@ -13,7 +13,7 @@ Moment = str | date | datetime | timedelta | None
 """A moment: a datetime (in local time where it has no zone), a day, how long ago (timedelta, `"90m"`, `"24h"`, `"7d"`,
 `"4w"`), an ISO text (`"2026-11-01"`), or `"today"`."""
 
-_AGO: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([mhdw])")
+_AGO: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([mhdw])", re.IGNORECASE)
 _UNITS: Final = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -36,54 +36,61 @@ class Part:
         """Return the part that a person's words mean.
 
         Raises:
-            InvalidInput: A moment cannot be understood, or the part ends before it begins.
+            InvalidInput: A moment cannot be understood, the part ends before it begins, or the project is no name.
         """
-        part = cls(_moment(since, "since"), _moment(until, "until"), project)
+        if project is not None and not isinstance(project, str):
+            raise InvalidInput(f"project= is the name of one project, not {project!r}.")
+        part = cls(moment_of(since, "since"), moment_of(until, "until"), project)
         if part.since is not None and part.until is not None and part.until <= part.since:
             raise InvalidInput(f"until ({part.until:%Y-%m-%d %H:%M}) is not after since ({part.since:%Y-%m-%d %H:%M}).")
         return part
 
-    def where(self, moment: str = "moment") -> tuple[str, list[Any]]:
-        """Return a condition of SQL and its parameters.
+    def where(self, moment: str = "moment") -> tuple[str, dict[str, Any]]:
+        """Return a condition of SQL, and the values of its parameters `$since`, `$until` and `$project`.
 
         Args:
             moment: The column that is compared.
         """
-        conditions = ["true"]
-        parameters: list[Any] = []
-        for column, operator, value in ((moment, ">=", self.since), (moment, "<", self.until)):
-            if value is not None:
-                conditions.append(f"{column} {operator} ?")
-                parameters.append(value)
-        if self.project is not None:
-            conditions.append("batch_id IN (SELECT batch_id FROM batches WHERE project = ?)")
-            parameters.append(self.project)
-        return " AND ".join(conditions), parameters
+        conditions = {
+            "since": f"{moment} >= $since",
+            "until": f"{moment} < $until",
+            "project": "batch_id IN (SELECT batch_id FROM batches WHERE project = $project)",
+        }
+        given = {name: getattr(self, name) for name in conditions if getattr(self, name) is not None}
+        return " AND ".join(["true", *(conditions[name] for name in given)]), given
 
     def before(self) -> Part | None:
         """Return the part of the same length before this one; None where this one has no beginning."""
         if self.since is None:
             return None
-        end = self.until or datetime.now(UTC)
-        return Part(self.since - (end - self.since), self.since, self.project)
+        try:
+            return Part(self.since - ((self.until or datetime.now(UTC)) - self.since), self.since, self.project)
+        except OverflowError:  # it would begin before the first year
+            return None
 
 
-def _moment(given: Moment, name: str) -> datetime | None:
+def moment_of(given: Moment, name: str) -> datetime | None:
+    """Return the moment that a person's words mean, with its time zone.
+
+    Args:
+        given: The words.
+        name: What they were given for, as the error says.
+
+    Raises:
+        InvalidInput: They cannot be understood.
+    """
     if given is None:
         return None
-    if isinstance(given, timedelta):
-        return datetime.now(UTC) - given
-    if isinstance(given, datetime):
-        return given.astimezone()
-    if isinstance(given, date):
-        return datetime.combine(given, time()).astimezone()
-    text = str(given).strip().lower()
-    if text == "today":
-        return datetime.combine(datetime.now().astimezone().date(), time()).astimezone()
     try:
-        if ago := _AGO.fullmatch(text):
-            return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: float(ago[1])})
-        return datetime.fromisoformat(text).astimezone()
+        if isinstance(given, timedelta):
+            return datetime.now(UTC) - timedelta(seconds=given.total_seconds())
+        # A moment of pandas or NumPy is read by what it says too: it only looks like a datetime.
+        words = given.isoformat() if isinstance(given, date) else str(given).strip()
+        if words.lower() == "today":
+            return datetime.combine(datetime.now().astimezone().date(), time()).astimezone()
+        if ago := _AGO.fullmatch(words):
+            return datetime.now(UTC) - timedelta(**{_UNITS[ago[2].lower()]: float(ago[1])})
+        return datetime.fromisoformat(words.upper()).astimezone()
     except (ValueError, OverflowError):
         raise InvalidInput(
             f'{name}={given!r} is no moment. Write a day ("2026-11-01"), how long ago ("24h", "7d") or "today".'

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrai.costs import questions
+from orchestrai.costs.batches import find_batch, timeline
 from orchestrai.costs.period import Moment, Part
-from orchestrai.costs.sql import frame as asked
-from orchestrai.costs.sql import rows
 from orchestrai.errors import InvalidInput, nearest
 
 if TYPE_CHECKING:
@@ -15,9 +14,7 @@ if TYPE_CHECKING:
 
     from orchestrai.costs.costs import Costs
     from orchestrai.costs.figures import Figure
-    from orchestrai.costs.mirror import Mirror
 
-_MOST_BARS = 1_000  # attempts that a timeline draws one by one
 _BILLED, _LISTED, _SAVED = "#0072b2", "#8a8a8a", "#009e73"
 _MONEY = (("cost", "billed", _BILLED), ("list_cost", "list cost", _LISTED))
 
@@ -175,11 +172,11 @@ class Plots:
         from orchestrai.costs.figures import canvas, label
 
         mirror = self._costs.mirror
-        batch_id, name = _batch(mirror, batch)
-        found, bars = timeline_frame(mirror, batch_id)
+        batch_id, name = find_batch(mirror, batch)
+        found, single = timeline(mirror, batch_id)
         title = f"Batch {label(name)}" if name else "Newest batch" if batch is None else "Batch"
         figure = canvas(title, found, height=380)
-        (drawing.timeline if bars else drawing.load)(figure, found)
+        (drawing.timeline if single else drawing.load)(figure, found)
         return figure
 
     def chain(self, chain: Any) -> Figure:
@@ -271,8 +268,8 @@ def dashboard(costs: Costs, since: Moment, until: Moment, project: str | None) -
     days = questions.day_by_platform(mirror, part, "float")
     of = "cost" if not len(days) or days["cost"].sum() > 0 else "list_cost"
     models = questions.by_model(mirror, part, "float")
-    batch_id, name = _batch(mirror, None, project)
-    batch, bars = timeline_frame(mirror, batch_id)
+    batch_id, name = find_batch(mirror, None, project)
+    batch, single = timeline(mirror, batch_id)
     count = len(drawing.TILES)
     left = count // 2
     specs: list[list[Any]] = [
@@ -302,61 +299,9 @@ def dashboard(costs: Costs, since: Moment, until: Moment, project: str | None) -
     drawing.by_day(figure, days, of, 2, 1)
     drawing.savings(figure, questions.saved_by_day(mirror, part, "float"), 2, left + 1, legend=False)
     drawing.table(figure, models, 3, 1)
-    (drawing.timeline if bars else drawing.load)(figure, batch, 4, 1, legend=False)
+    (drawing.timeline if single else drawing.load)(figure, batch, 4, 1, legend=False)
     figure.update_layout(barmode="stack", legend={"y": -0.02, "yanchor": "top"})
     return figure
-
-
-def timeline_frame(mirror: Mirror, batch_id: str | None) -> tuple[pd.DataFrame, bool]:
-    """Return the attempts of a batch; or, of a large one, how many were under way in each of 200 steps, and False."""
-    count = rows(mirror, "SELECT count(*) FROM attempts WHERE batch_id = ?", [batch_id])[0][0]
-    if count > _MOST_BARS:
-        return (
-            asked(
-                mirror,
-                "WITH mine AS (SELECT platform, epoch_us(started_at) AS began, "
-                "epoch_us(coalesce(finished_at, now())) AS ended FROM attempts WHERE batch_id = ?), "
-                "span AS (SELECT min(began) AS first, greatest(1, (max(ended) - min(began)) / 200) AS step FROM mine), "
-                "steps AS (SELECT first + range * step AS at_us FROM span, range(201)), "
-                "places AS (SELECT DISTINCT platform FROM mine) "
-                "SELECT platform, make_timestamptz(at_us :: BIGINT) AS moment, (SELECT count(*) FROM mine m WHERE "
-                "m.platform = p.platform AND m.began <= at_us AND m.ended > at_us) AS under_way "
-                "FROM places p, steps ORDER BY platform, moment",
-                [batch_id],
-                checked=False,
-            ),
-            False,
-        )
-    found = asked(
-        mirror,
-        "SELECT task_id, parent_task_id, task_index, platform, model, status, cost, started_at, "
-        "coalesce(duration_s, epoch_us(now() - started_at) / 1e6) AS seconds FROM attempts WHERE batch_id = ? ORDER BY seq",
-        [batch_id],
-        checked=False,
-    )
-    return found, True
-
-
-def _batch(mirror: Mirror, given: Any, project: str | None = None) -> tuple[str | None, str | None]:
-    """Return id and name of the batch that is meant; the newest that sent anything by default."""
-    if given is None:
-        newest = rows(
-            mirror,
-            "SELECT batch_id, name FROM batches WHERE kind <> 'run' AND ($project IS NULL OR project = $project) AND "
-            "batch_id IN (SELECT batch_id FROM ledger.attempts) ORDER BY created_at DESC LIMIT 1",
-            {"project": project},
-        )
-        return newest[0] if newest else (None, None)
-    wanted = getattr(given, "batch_id", None) or str(given)
-    found = rows(
-        mirror,
-        "SELECT batch_id, name FROM batches WHERE batch_id = $b OR name = $b ORDER BY batch_id = $b DESC, created_at DESC LIMIT 1",
-        {"b": wanted},
-    )
-    if not found:
-        known = [row[0] for row in rows(mirror, "SELECT DISTINCT name FROM batches WHERE name IS NOT NULL LIMIT 10000")]
-        raise InvalidInput(f"{wanted!r} is no batch of this ledger.{nearest(wanted, known)}")
-    return found[0][0], found[0][1]
 
 
 def _shown(name: str) -> str:

@@ -76,11 +76,7 @@ def reprice(
     )
     where, parameters = part.where("started_at")
     found = frame(
-        mirror,
-        _REPRICED.format(charges=charges, where=where, by=f"{by} :: HUGEINT"),
-        parameters,
-        money=money,
-        checked=False,
+        mirror, _REPRICED.format(charges=charges, where=where, by=f"{by} :: HUGEINT"), parameters, money=money
     )
     import pandas as pd
 
@@ -110,6 +106,8 @@ def find_price(
     Raises:
         InvalidInput: No list has it.
     """
+    if not isinstance(model, str):
+        raise InvalidInput(f"A model is given by its name, not {model!r}.")
     for provider, name in _candidates(mirror, model):
         if price := prices.find(provider, name, at=at, processing=processing, service_tier=service_tier):
             return price

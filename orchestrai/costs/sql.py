@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from orchestrai.costs.mirror import Mirror
 from orchestrai.errors import InvalidQuery
-from orchestrai.results.frames import Money, text_column
+from orchestrai.results.frames import Money, check_money, text_column
 
 if TYPE_CHECKING:
     import duckdb
@@ -29,7 +29,7 @@ _READS_ONLY: Final = (
 
 
 def frame(
-    mirror: Mirror, query: str, parameters: Parameters = (), *, money: Money = "float", checked: bool = True
+    mirror: Mirror, query: str, parameters: Parameters = (), *, money: Money = "float", checked: bool = False
 ) -> pd.DataFrame:
     """Return the rows of a query.
 
@@ -38,19 +38,21 @@ def frame(
         query: One SELECT; `?` or `$name` stand for parameters.
         parameters: Their values.
         money: Columns of type DECIMAL as float64, or as objects: exact Decimal, None for unknown.
-        checked: False for a query of this package.
+        checked: True for a query that is not of this package.
 
     Returns:
         Whole numbers are Int64, DECIMAL and DOUBLE float64, text `str`, truth boolean, moments datetime64[us, UTC], days
         datetime64[us], anything else objects; whatever the rows are.
 
     Raises:
+        InvalidInput: `money` is neither.
         InvalidQuery: It is not one SELECT, or cannot be run; the message shows where.
         LedgerError: The ledger cannot be read.
     """
     import duckdb
     import pandas as pd
 
+    check_money(money)
     with mirror.cursor() as cursor:
         try:
             if checked:
@@ -71,9 +73,18 @@ def rows(mirror: Mirror, query: str, parameters: Parameters = ()) -> list[tuple[
         return found
 
 
+def tag_pointer(key: str) -> str:
+    """Return a tag's name as a JSON pointer (RFC 6901): any text names a key, none is a path."""
+    return "/" + str(key).replace("~", "~0").replace("/", "~1")
+
+
 def _check(cursor: duckdb.DuckDBPyConnection, query: str) -> None:
-    statements = cursor.extract_statements(query)
-    kinds = [statement.type.name for statement in statements]
+    try:
+        kinds = [statement.type.name for statement in cursor.extract_statements(query)]
+    except TypeError:  # no string, or none that UTF-8 can hold
+        raise InvalidQuery(f"A query is a text, not {query!r}. {_READS_ONLY}") from None
+    if kinds == ["MULTI"]:
+        raise InvalidQuery("A PIVOT names its values: PIVOT … ON platform IN ('openai', 'gemini') USING sum(cost).")
     if kinds != ["SELECT"]:
         what = "no statement" if not kinds else f"{len(kinds)} statements" if len(kinds) > 1 else kinds[0]
         raise InvalidQuery(f"This is {what}. {_READS_ONLY}")

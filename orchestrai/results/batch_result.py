@@ -14,7 +14,7 @@ from orchestrai.errors import Detached, InvalidInput, TaskFailed, nearest
 from orchestrai.parents import asked_again
 from orchestrai.result import Result
 from orchestrai.results import frames
-from orchestrai.results.frames import Money
+from orchestrai.results.frames import Money, check_money
 from orchestrai.schemas import AnswerSchema, answer_schema
 from orchestrai.task import Task
 
@@ -260,8 +260,7 @@ class BatchResult(Sequence[Result]):
         Raises:
             InvalidInput: `money` is neither.
         """
-        if money not in get_args(Money):
-            raise InvalidInput(f"money is 'float' or 'decimal', not {money!r}.")
+        check_money(money)
         return self._answer_frame(details=True, money=money)
 
     def _answer_frame(self, *, details: bool, money: Money = "float") -> pd.DataFrame:

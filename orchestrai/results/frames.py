@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeGuard
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeGuard, get_args
 
 from orchestrai import text
-from orchestrai.errors import ColumnExists
+from orchestrai.errors import ColumnExists, InvalidInput
 from orchestrai.result import Result
 from orchestrai.schemas import AnswerField, AnswerSchema
 
@@ -139,6 +139,16 @@ def answer_frame(
     whole = pd.concat([kept, added], axis=1)
     whole.attrs = {**kept.attrs, _MADE: made + names}
     return whole
+
+
+def check_money(money: Money) -> None:
+    """Refuse a way to write money that there is not.
+
+    Raises:
+        InvalidInput: It is neither "float" nor "decimal".
+    """
+    if money not in get_args(Money):
+        raise InvalidInput(f"money is 'float' or 'decimal', not {money!r}.")
 
 
 def part(frame: pd.DataFrame, rows: Sequence[int]) -> pd.DataFrame:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from orchestrai import InvalidInput
+from orchestrai.costs.period import Part
 
 GROUPS = ("by_platform", "by_model", "by_day", "by_chain", "by_batch", "by_type")
 QUESTIONS = (*GROUPS, "savings", "estimates", "latency", "outcomes", "top", "outliers", "quota")
@@ -87,6 +91,64 @@ def test_a_project_and_a_span_of_time_bound_a_question(orch):
         orch.costs.summary(since="yesterdayish")
     with pytest.raises(InvalidInput, match="is not after since"):
         orch.costs.summary(since="1h", until="2h")
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "2026-11-01T10:00:00Z",
+        "2026-11-01 12:00+02:00",
+        datetime(2026, 11, 1, 10, tzinfo=UTC),
+        pd.Timestamp("2026-11-01T10:00", tz="UTC"),
+        pd.Timestamp("2026-11-01T12:00:00.000000001", tz="Europe/Berlin").tz_convert("Asia/Tokyo") - pd.Timedelta("1h"),
+    ],
+)
+def test_a_moment_is_the_same_however_it_is_written(moment):
+    assert Part.of(moment).since == datetime(2026, 11, 1, 10, tzinfo=UTC)
+
+
+def test_a_moment_without_a_zone_is_in_local_time():
+    plain = datetime(2026, 11, 1)  # noqa: DTZ001 - what is under test
+    midnight = plain.astimezone()
+    for moment in ("2026-11-01", plain.date(), plain, pd.Timestamp(plain), np.datetime64("2026-11-01")):
+        assert Part.of(moment).since == midnight
+    for ago in ("36h", "1.5d", "1.5D", timedelta(days=1.5), pd.Timedelta("36h")):
+        assert abs(datetime.now(UTC) - timedelta(days=1.5) - Part.of(ago).since) < timedelta(minutes=1)
+
+
+@pytest.mark.parametrize("moment", [pd.NaT, timedelta.max, date.min, "0000-01-01", 5, b"7d", "", "7y"])
+def test_what_is_no_moment_is_refused_by_the_name_it_was_given_for(moment, empty):
+    with pytest.raises(InvalidInput, match=r"^until=.* is no moment"):
+        empty.costs.summary(until=moment)
+    with pytest.raises(InvalidInput, match=r"^before=.* is no moment"):
+        empty.costs.prune(before=moment)
+
+
+def test_a_part_that_began_long_ago_has_none_before_it(orch):
+    found = orch.costs.summary(since="1000-01-01")
+    assert found["value"]["tasks"] == 23
+    assert found["before"].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("question", "said"),
+    [
+        (lambda costs: costs.by_day(money="decimals"), "money is 'float' or 'decimal', not 'decimals'"),
+        (lambda costs: costs.summary(money=None), "money is 'float' or 'decimal', not None"),
+        (lambda costs: costs.sql("SELECT 1", money="x"), "money is 'float' or 'decimal', not 'x'"),
+        (lambda costs: costs.by_model(project=5), "project= is the name of one project, not 5"),
+        (lambda costs: costs.top(limit=-1), "limit= is a whole number of at least 1, not -1"),
+        (lambda costs: costs.top(limit="a"), "limit= is a whole number of at least 1, not 'a'"),
+        (lambda costs: costs.outliers(float("nan")), "factor= is a number above 0, not nan"),
+        (lambda costs: costs.outliers("a"), "factor= is a number above 0, not 'a'"),
+        (lambda costs: costs.lineage(5), "int is no chain: give a chain, its name or id"),
+        (lambda costs: costs.reprice(None), "A model is given by its name, not None"),
+        (lambda costs: costs.reprice("gpt-5-mini", at="soon"), "at='soon' is no moment"),
+    ],
+)
+def test_an_argument_that_cannot_be_used_is_named(orch, question, said):
+    with pytest.raises(InvalidInput, match=re.escape(said)):
+        question(orch.costs)
 
 
 def test_top_orders_by_what_is_asked_and_names_the_nearest_word(orch):

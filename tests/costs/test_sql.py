@@ -86,6 +86,19 @@ def test_an_error_shows_its_position(orch, query):
         orch.costs.sql(query)
 
 
+@pytest.mark.parametrize("query", [5, None, "SELECT '\ud800'"])
+def test_what_is_no_text_is_no_query(orch, query):
+    with pytest.raises(InvalidQuery, match="A query is a text, not"):
+        orch.costs.sql(query)
+
+
+def test_a_pivot_names_its_values(orch):
+    pivot = "PIVOT attempts ON platform {} USING sum(cost) GROUP BY day"
+    assert orch.costs.sql(pivot.format("IN ('cash', 'plan')")).columns.tolist() == ["day", "cash", "plan"]
+    with pytest.raises(InvalidQuery, match="A PIVOT names its values"):
+        orch.costs.sql(pivot.format(""))
+
+
 def test_describe_show_and_values_are_questions_too(orch):
     assert "platform" in orch.costs.sql("DESCRIBE attempts")["column_name"].tolist()
     assert "v_savings" in orch.costs.sql("SHOW TABLES")["name"].tolist()
