@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 import typer
 
+from orchestrai import text
+from orchestrai.chains.steps import Step
+from orchestrai.cli import render
 from orchestrai.cli.options import Format, FormatOption, ProjectOption
+from orchestrai.cli.records import usd
 from orchestrai.cli.running import SUCCEEDED
 from orchestrai.errors import InvalidInput, nearest
-
-if TYPE_CHECKING:
-    from orchestrai.chains.steps import Step
+from orchestrai.orchestrator import Orchestrator
+from orchestrai.pricing import from_pico
 
 
 def chains(
@@ -23,23 +26,20 @@ def chains(
     project: ProjectOption = None,
 ) -> int:
     """List the chains of the ledger, the newest first; or the steps of one: who answered what, from whom, at what cost."""
-    from orchestrai.cli import render
-    from orchestrai.orchestrator import Orchestrator
-
     with Orchestrator(project) as orchestrator:
         runs = orchestrator.chains()
         if chain is None:
             if format is Format.json:
-                render.show_json({"chains": [run_record(run) for run in runs]})
+                render.show_json({"chains": [_run_record(run) for run in runs]})
             else:
-                render.show_chains(runs)
+                _show_runs(runs)
             return SUCCEEDED
         run = _meant(runs, chain, orchestrator.project)
         steps = orchestrator.chain(run["chain_id"]).steps
     if format is Format.json:
-        render.show_json({**run_record(run), "steps": [step_record(step) for step in steps]})
+        render.show_json({**_run_record(run), "steps": [_step_record(step) for step in steps]})
     else:
-        render.show_steps(steps)
+        _show_steps(steps)
     return SUCCEEDED
 
 
@@ -61,11 +61,8 @@ def _meant(runs: list[dict[str, Any]], chain: str, project: str) -> dict[str, An
     )
 
 
-def run_record(run: Mapping[str, Any]) -> dict[str, Any]:
+def _run_record(run: Mapping[str, Any]) -> dict[str, Any]:
     """Return a run of a chain as the object that `chains` prints."""
-    from orchestrai.cli.records import usd
-    from orchestrai.pricing import from_pico
-
     return {
         "chain_id": run["chain_id"],
         "name": run["name"],
@@ -81,10 +78,8 @@ def run_record(run: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def step_record(step: Step) -> dict[str, Any]:
+def _step_record(step: Step) -> dict[str, Any]:
     """Return a step of a chain as the object that `chains CHAIN` prints."""
-    from orchestrai.cli.records import usd
-
     return {
         "task_id": step.task_id,
         "status": step.status,
@@ -106,3 +101,35 @@ def step_record(step: Step) -> dict[str, Any]:
         "prompt": step.prompt,
         "answer": step.answer,
     }
+
+
+def _show_runs(runs: Sequence[Mapping[str, Any]]) -> None:
+    """Print the runs of chains, the newest first."""
+    if not runs:
+        render.show_text("There is no chain in this ledger.")
+        return
+    rows = [
+        [text.excerpt(run["name"], 40), text.excerpt(run["project"] or "", 24), text.count(run["tasks"]),
+         str(run["depth"] or 0), text.count(run["attempts"]),
+         ("at least " if run["unpriced"] else "") + text.money(from_pico(run["cost"] or 0)),
+         text.local_time(run["created_at"]), text.local_time(run["last_at"]), run["chain_id"]]
+        for run in runs
+    ]  # fmt: skip
+    titles = ("name", "project", "tasks", "depth", "attempts", "cost", "since", "last", "run")
+    render.show_table(rows, titles, right={2, 3, 4, 5})
+
+
+def _show_steps(steps: Sequence[Step]) -> None:
+    """Print the steps of a chain in the order in which they began; parents by their numbers."""
+    if not steps:
+        render.show_text("This chain has no steps yet.")
+        return
+    numbers = {step.task_id: str(i) for i, step in enumerate(steps, 1)}
+    rows = [
+        [numbers[step.task_id], ", ".join(numbers.get(parent, parent[:8]) for parent in (*step.parents, *step.after)),
+         step.status, step.platform or "", str(step.attempts), text.money(step.cost),
+         text.excerpt(step.prompt or "", 40), text.excerpt(step.answer or step.error or "", 40), step.task_id]
+        for step in steps
+    ]  # fmt: skip
+    titles = ("step", "follows", "status", "platform", "attempts", "cost", "prompt", "answer", "task")
+    render.show_table(rows, titles, right={0, 4, 5})

@@ -9,9 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from orchestrai.cli import render
 from orchestrai.cli.options import Format, FormatOption, ProjectOption
+from orchestrai.cli.records import plain
 from orchestrai.cli.running import REFUSED, SUCCEEDED
 from orchestrai.errors import InvalidInput
+from orchestrai.orchestrator import Orchestrator
+from orchestrai.text import count, duration, money
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,14 +70,11 @@ def costs(
     project: ProjectOption = None,
 ) -> int:
     """Show what was spent and saved: without options, today by platform."""
-    from orchestrai.cli import render
-    from orchestrai.orchestrator import Orchestrator
-
     if sum(option is not None for option in (chain_id, by, sql)) > 1:
         raise InvalidInput("Choose one of --chain-id, --by and --sql.")
     if since is not None and (chain_id is not None or sql is not None):
         raise InvalidInput("--since goes with --by; a chain is shown whole, and a SELECT says itself since when.")
-    with Orchestrator(project=project) as orchestrator:
+    with Orchestrator(project) as orchestrator:
         asked = orchestrator.costs
         if sql is not None:
             frame = asked.sql(sys.stdin.read() if sql == "-" else sql, money="decimal")
@@ -105,11 +106,7 @@ def prune(
     project: ProjectOption = None,
 ) -> int:
     """Remove history for good: requests, answers and what they cost, from before a moment."""
-    from orchestrai.cli import render
-    from orchestrai.orchestrator import Orchestrator
-    from orchestrai.text import count
-
-    with Orchestrator(project=project) as orchestrator:
+    with Orchestrator(project) as orchestrator:
         going = orchestrator.costs.summary(until=before)["value"]["attempts"]
         if not yes:
             if not sys.stdin.isatty():
@@ -131,9 +128,6 @@ def _show(
     frame: pd.DataFrame, columns: tuple[str, ...], format: Format, about: dict[str, Any], line: str | None
 ) -> None:
     """Print a frame: as JSON whole, as text the given columns and a line below."""
-    from orchestrai.cli import render
-    from orchestrai.cli.records import plain
-
     if format is Format.json:
         rows = [
             dict(zip(frame.columns, map(plain, row), strict=True)) for row in frame.itertuples(index=False, name=None)
@@ -158,8 +152,6 @@ def _show(
 
 
 def _total_line(totals: dict[str, Any]) -> str:
-    from orchestrai.text import count, money
-
     parts = [f"billed {money(totals['cost'])}", f"list cost {money(totals['list_cost'])}"]
     if "saved" in totals:
         parts.append(f"saved {money(totals['saved'])}")
@@ -176,8 +168,6 @@ def _sum(amounts: Any) -> Any:
 
 def _text(name: str, value: Any) -> str:
     import pandas as pd
-
-    from orchestrai.text import count, duration, money
 
     value = value.item() if hasattr(value, "item") else value  # NumPy's own
     if name in ("cost", "list_cost", "saved"):

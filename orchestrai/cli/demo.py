@@ -5,18 +5,22 @@ from __future__ import annotations
 import importlib.util
 from collections import Counter
 from decimal import Decimal
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from pathlib import Path
+from typing import Annotated, Any, Final
 
 import typer
 
+from orchestrai import demo as data
+from orchestrai import text
+from orchestrai.cli import render
 from orchestrai.cli.options import Format, FormatOption, NoReuseOption, ProjectOption
+from orchestrai.cli.records import batch_totals, usd
 from orchestrai.cli.running import SUCCEEDED, one_interrupt, run_batch
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from orchestrai.platforms.local import LocalModel
-    from orchestrai.results.batch_result import BatchResult
+from orchestrai.orchestrator import Orchestrator
+from orchestrai.platforms import model_file
+from orchestrai.platforms.local import LocalModel
+from orchestrai.pricing import PriceList
+from orchestrai.results.batch_result import BatchResult
 
 _COMPARED: Final = ("openai", "gpt-5-mini")  # provider and model whose list price the demo is compared with
 
@@ -26,19 +30,16 @@ def fetch(
     project: ProjectOption = None,  # noqa: ARG001 - every command has it; the model is the person's, not a project's
 ) -> int:
     """Download the embedded demo model, once."""
-    from orchestrai.cli import render
-    from orchestrai.platforms.model_file import SOURCE, is_demo
-
     path = _fetched()
     if format is Format.json:
-        known = is_demo(path)
+        known = model_file.is_demo(path)
         render.show_json(
             {
                 "path": str(path),
                 "bytes": path.stat().st_size,
-                "source": SOURCE.requirement if known else None,
-                "licence": SOURCE.licence if known else None,
-                "sha256": SOURCE.sha256 if known else None,
+                "source": model_file.SOURCE.requirement if known else None,
+                "licence": model_file.SOURCE.licence if known else None,
+                "sha256": model_file.SOURCE.sha256 if known else None,
             }
         )
     else:
@@ -55,10 +56,6 @@ def demo(
     project: ProjectOption = None,
 ) -> int:
     """Label real text with the embedded demo model: no key, no account, no cost."""
-    from orchestrai import demo as data
-    from orchestrai.cli import render
-    from orchestrai.orchestrator import Orchestrator
-
     model = _ready_model()
     frame = data.demo_frame().head(rows) if rows is not None else data.demo_frame()
     render.message(f"{len(frame)} rows: {data.SOURCE}.")
@@ -73,7 +70,7 @@ def demo(
         "name": "demo",
         "reuse": False if no_reuse else None,
     }
-    with one_interrupt(), Orchestrator(project=project, platforms=[model]) as orchestrator:
+    with one_interrupt(), Orchestrator(project, platforms=[model]) as orchestrator:
         outcome = run_batch(orchestrator, frame, options)
     if outcome.error is not None:
         render.error(outcome.error)
@@ -92,9 +89,6 @@ def _ready_model() -> LocalModel:
     Raises:
         ModelMissing: The package that runs it is not installed, or it cannot be fetched.
     """
-    from orchestrai.platforms import model_file
-    from orchestrai.platforms.local import LocalModel
-
     if importlib.util.find_spec("xllamacpp") is not None and model_file.find_model() is None:
         _fetched()
     model = LocalModel()
@@ -104,9 +98,6 @@ def _ready_model() -> LocalModel:
 
 def _fetched() -> Path:
     """Return the model file, downloaded where it is missing, after saying what it is and where it comes from."""
-    from orchestrai.cli import render
-    from orchestrai.platforms import model_file
-
     source = model_file.SOURCE
     found = model_file.find_model()
     if found is not None and found.parent != model_file.cache_dir():
@@ -132,8 +123,6 @@ class _Labelled:
     """
 
     def __init__(self, batch: BatchResult, texts: list[str], truths: list[str]) -> None:
-        from orchestrai.pricing import PriceList
-
         self.batch = batch
         self.rows = [
             (text, result.parsed.about if result.success else None, truth)
@@ -147,8 +136,6 @@ class _Labelled:
 
     def record(self) -> dict[str, Any]:
         """Return the demo as the object that `--format json` prints."""
-        from orchestrai.cli.records import batch_totals, usd
-
         return {
             **batch_totals(self.batch),
             "model": next((result.model for result in self.batch if result.success), None),
@@ -161,9 +148,6 @@ class _Labelled:
 
     def show(self) -> None:
         """Print the table and the facts."""
-        from orchestrai import text
-        from orchestrai.cli import render
-
         render.show_table(
             [
                 [text.excerpt(words, 60), label or "no answer", truth, "" if label == truth else "wrong"]
@@ -195,8 +179,6 @@ class _Labelled:
 
 
 def _tokens(batch: BatchResult) -> str:
-    from orchestrai import text
-
     sent = sum(result.usage.input_tokens or 0 for result in batch)
     received = sum(result.usage.output_tokens or 0 for result in batch)
     return f"{text.count(sent)} in, {text.count(received)} out"

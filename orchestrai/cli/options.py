@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from orchestrai.cli.files import read_json_object
 from orchestrai.errors import InvalidInput
 
 
@@ -80,7 +81,7 @@ YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before 
 NoReuseOption = Annotated[bool, typer.Option("--no-reuse", help="Ask again even when the ledger has the answer.")]
 
 
-def task_options(
+def call_options(
     type: str | None,
     platform: str | None,
     strict: bool,
@@ -90,10 +91,12 @@ def task_options(
     temperature: float | None,
     schema: Path | None,
     tag: list[str] | None,
+    max_cost: str | None,
+    deadline: float | None,
+    no_reuse: bool,
+    yes: bool = False,
 ) -> dict[str, Any]:
-    """Return the options that `submit` and `batch` share, as the orchestrator takes them."""
-    from orchestrai.cli import files
-
+    """Return the options that `submit`, `batch` and `plan` share, as the orchestrator takes them."""
     names = tuple(name.strip() for name in (platform or "").split(",") if name.strip())
     return {
         "type": type,
@@ -103,8 +106,12 @@ def task_options(
         "system": system,
         "max_tokens": max_tokens,
         "temperature": temperature,
-        "schema": None if schema is None else files.read_json_object(schema, "a JSON Schema"),
+        "schema": None if schema is None else read_json_object(schema, "a JSON Schema"),
         "tags": _tags(tag or ()) or None,
+        "max_cost": max_cost,
+        "deadline": deadline,
+        "reuse": False if no_reuse else None,
+        "confirm": "never" if yes else None,
     }
 
 

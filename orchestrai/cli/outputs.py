@@ -5,15 +5,12 @@ from __future__ import annotations
 import importlib.util
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from orchestrai.cli.files import kind_of
 from orchestrai.cli.records import batch_record, json_text, result_record
 from orchestrai.errors import InvalidFile
+from orchestrai.results.batch_result import BatchResult
 from orchestrai.results.files import NEEDS_PYARROW, refusals, replacing, write_csv, write_parquet
-
-if TYPE_CHECKING:
-    from orchestrai.results.batch_result import BatchResult
 
 
 def check_output(path: Path, source: Path | None = None) -> None:

@@ -9,23 +9,14 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import IO, TYPE_CHECKING, Any, Final
 
-from orchestrai import plan_text, text
+from orchestrai import text
 from orchestrai.cli.records import json_text
-from orchestrai.pricing import from_pico
-from orchestrai.result import Result
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from orchestrai.chains.steps import Step
-    from orchestrai.plan import Plan, Quota
-    from orchestrai.results.batch_result import BatchResult
-
-ROWS_SHOWN: Final = 10  # results of a batch that a terminal shows
-ERRORS_SHOWN: Final = 5  # kinds of failures
 
 _DIM: Final = "dim"
 _WORD_STYLES: Final = {
@@ -157,158 +148,6 @@ def show_table(rows: Sequence[Sequence[str]], headers: Sequence[str], *, right: 
     for row in rows:
         table.add_row(*(Text(text.printable(cell), style=_WORD_STYLES.get(cell, "")) for cell in row))
     console.print(table)
-
-
-def show_result(result: Result, *, answer: bool = True) -> None:
-    """Print a result: its facts, then the answer.
-
-    Args:
-        result: The result.
-        answer: False leaves the answer out, where it was written to a file.
-    """
-    facts = [
-        ("task", result.task_id or "not recorded"),
-        ("platform", result.platform or "none"),
-        ("model", result.model or "unknown"),
-        ("success", "yes" if result.success else "no"),
-        ("cost", text.money(result.cost)),
-        ("list cost", list_price(result.list_cost)),
-        ("tokens", text.tokens(result).removeprefix("tokens ").replace(" tokens in", " in")),
-        ("time", text.duration(result.duration_s)),
-    ]
-    if result.reused:
-        facts.append(("reused", f"answered {text.moment(result.answered_at)}"))
-    if result.finish_reason == "length":
-        facts.append(("note", "the answer was cut off at the output limit"))
-    if not result.success:
-        facts.append(("error", text.failure(result)))
-    show_facts(facts)
-    if result.success and answer:
-        print()
-        show_text(result.output or "")
-
-
-def show_batch(batch: BatchResult, *, rows: bool) -> None:
-    """Print a batch: its totals, its first results where `rows` is set, and its failures by kind."""
-    for line in batch_lines(batch):
-        show_text(line)
-    if rows and len(batch):
-        print()
-        show_table(
-            [_row(result, batch) for result in batch.results[:ROWS_SHOWN]],
-            ("row", "status", "prompt", "answer", "platform", "cost"),
-            right={0, 5},
-        )
-        if len(batch) > ROWS_SHOWN:
-            show_text(f"… {text.count(len(batch) - ROWS_SHOWN)} more (--output FILE writes all of them)")
-    groups = [group for group in text.failure_groups(batch) if group.kind != "cancelled"]
-    if groups:
-        print()
-        for group in groups[:ERRORS_SHOWN]:
-            show_text(f"{text.count(group.size)} x {text.excerpt(text.failure(group.first), 200)}")
-
-
-def batch_lines(batch: BatchResult) -> list[str]:
-    """Return the totals of a batch: how many, then how much."""
-    counted = [f"{text.count(batch.success_count)} of {text.count(len(batch))} answered", *text.outcomes(batch)]
-    spent = [
-        f"cost {text.total(result.cost for result in batch)}",
-        f"list cost {text.list_total(batch)}",
-        f"{text.count(batch.total_tokens)} tokens",
-        text.duration(batch.duration_s),
-    ]
-    return [" · ".join(counted), " · ".join(spent)]
-
-
-def show_plan(plan: Plan) -> None:
-    """Print a plan: its sums, what a person should know, its quotas, its first and last tasks."""
-    show_facts([("plan", plan_text.plan_line(plan)), *plan_text.plan_facts(plan)])
-    for note in (*plan.warnings, *(question.text for question in plan.questions)):
-        show_text(f"! {note}")
-    if plan.quota_after:
-        print()
-        show_table(plan_text.window_rows(plan.quota_after, planned=True), plan_text.QUOTA_TITLES, right={2, 3, 4})
-    if len(plan):
-        print()
-        show_table(plan_text.plan_rows(plan), plan_text.PLAN_TITLES, right={0, 4, 5})
-    if plan.excluded:
-        print()
-        show_facts([(name, f"not asked: {text.excerpt(why, 200)}") for name, why in plan.excluded.items()])
-
-
-def show_quota(quota: Quota) -> None:
-    """Print the meters of quota windows and budgets."""
-    if len(quota):
-        show_table(plan_text.window_rows(quota, planned=False), plan_text.QUOTA_TITLES, right={2, 3, 4})
-    else:
-        show_text(plan_text.quota_block(quota))
-
-
-def show_calls(calls: Sequence[Mapping[str, Any]]) -> None:
-    """Print calls, those under way first as they are the newest."""
-    if not calls:
-        show_text("No call is under way, and none was made lately.")
-        return
-    rows = []
-    for call in calls:
-        settled = sum(call["settled"].values())
-        failed = settled - call["settled"].get("succeeded", 0)
-        total = "?" if call["task_count"] is None else text.count(call["task_count"])
-        rows.append(
-            [call["status"], text.excerpt(call["name"] or "", 30), call["kind"], text.excerpt(call["project"] or "", 24),
-             f"{text.count(settled)}/{total}", text.count(failed), text.money(from_pico(call["cost"])),
-             text.local_time(call["created_at"]), str(call["pid"]), call["batch_id"]]
-        )  # fmt: skip
-    titles = ("status", "name", "kind", "project", "settled", "failed", "cost", "since", "process", "batch")
-    show_table(rows, titles, right={4, 5, 6})
-
-
-def show_chains(runs: Sequence[Mapping[str, Any]]) -> None:
-    """Print the runs of chains, the newest first."""
-    if not runs:
-        show_text("There is no chain in this ledger.")
-        return
-    rows = [
-        [text.excerpt(run["name"], 40), text.excerpt(run["project"] or "", 24), text.count(run["tasks"]),
-         str(run["depth"] or 0), text.count(run["attempts"]),
-         ("at least " if run["unpriced"] else "") + text.money(from_pico(run["cost"] or 0)),
-         text.local_time(run["created_at"]), text.local_time(run["last_at"]), run["chain_id"]]
-        for run in runs
-    ]  # fmt: skip
-    titles = ("name", "project", "tasks", "depth", "attempts", "cost", "since", "last", "run")
-    show_table(rows, titles, right={2, 3, 4, 5})
-
-
-def show_steps(steps: Sequence[Step]) -> None:
-    """Print the steps of a chain in the order in which they began; parents by their numbers."""
-    if not steps:
-        show_text("This chain has no steps yet.")
-        return
-    numbers = {step.task_id: str(i) for i, step in enumerate(steps, 1)}
-    rows = [
-        [numbers[step.task_id], ", ".join(numbers.get(parent, parent[:8]) for parent in (*step.parents, *step.after)),
-         step.status, step.platform or "", str(step.attempts), text.money(step.cost),
-         text.excerpt(step.prompt or "", 40), text.excerpt(step.answer or step.error or "", 40), step.task_id]
-        for step in steps
-    ]  # fmt: skip
-    titles = ("step", "follows", "status", "platform", "attempts", "cost", "prompt", "answer", "task")
-    show_table(rows, titles, right={0, 4, 5})
-
-
-def list_price(amount: Any) -> str:
-    """Return a list cost [USD], or that there is none."""
-    return "unpriced" if amount is None else text.money(amount)
-
-
-def _row(result: Result, batch: BatchResult) -> list[str]:
-    return [
-        text.place(result, sampled=batch.sampled),
-        result.status,
-        text.excerpt(text.prompt_text(result.task.prompt), 32),
-        text.excerpt(result.output or "" if result.success else result.error or "", 48),
-        text.excerpt(result.platform or "", 16),
-        text.money(result.cost),
-    ]
 
 
 def _console(stream: IO[str] | None) -> Console | None:

@@ -8,15 +8,13 @@ import signal
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from orchestrai.errors import BatchStopped, LedgerError
-
-if TYPE_CHECKING:
-    from orchestrai.handle import Handle
-    from orchestrai.orchestrator import Orchestrator
-    from orchestrai.result import Result
-    from orchestrai.results.batch_result import BatchResult
+from orchestrai.handle import Handle
+from orchestrai.orchestrator import Orchestrator
+from orchestrai.result import Result
+from orchestrai.results.batch_result import BatchResult
 
 SUCCEEDED: Final = 0
 TASKS_FAILED: Final = 1

@@ -7,6 +7,8 @@ from decimal import Decimal
 import pytest
 
 from orchestrai.cli import render
+from orchestrai.cli.batch import ROWS_SHOWN, show_batch
+from orchestrai.cli.submit import show_result
 from orchestrai.result import Result, Usage
 from orchestrai.results import BatchResult
 from orchestrai.task import Task
@@ -33,26 +35,26 @@ def printed(capsys: pytest.CaptureFixture[str], show, *arguments, **options) -> 
 
 
 def test_a_result_is_facts_a_blank_line_and_the_answer(capsys):
-    assert printed(capsys, render.show_result, answer()) == (
+    assert printed(capsys, show_result, answer()) == (
         "task       t1\nplatform   openai\nmodel      m\nsuccess    yes\ncost       $0.0001\nlist cost  $0.0002\n"
         "tokens     1,200 in, 5 out\ntime       1.2 s\n\nfine\n"
     )
 
 
 def test_unknown_amounts_are_never_shown_as_nothing(capsys):
-    shown = printed(capsys, render.show_result, answer(cost=None, list_cost=None, usage=Usage()))
+    shown = printed(capsys, show_result, answer(cost=None, list_cost=None, usage=Usage()))
     assert "cost       unknown\nlist cost  unpriced\ntokens     unknown\n" in shown
 
 
 def test_a_cut_answer_and_a_reused_one_say_so(capsys):
-    shown = printed(capsys, render.show_result, answer(finish_reason="length", reused=True, answered_at=0))
+    shown = printed(capsys, show_result, answer(finish_reason="length", reused=True, answered_at=0))
     assert "cut off at the output limit" in shown
     assert "answered 1970-01-01 00:00 UTC" in shown
 
 
 def test_a_failure_shows_its_class_and_no_answer(capsys):
     failed = answer(status="failed", output=None, error="too many\x1b[2J requests", error_class="rate")
-    shown = printed(capsys, render.show_result, failed)
+    shown = printed(capsys, show_result, failed)
     assert shown.endswith("error      failed (rate): too many[2J requests\n")
     assert "success    no\n" in shown
 
@@ -61,12 +63,12 @@ def test_a_batch_shows_its_head_what_is_left_out_and_failures_by_kind(capsys):
     results = [answer(index=i) for i in range(11)]
     results += [answer(index=i, status="failed", output=None, error="nope", error_class="key") for i in (11, 12)]
     results += [answer(index=13, status="cancelled", output=None, error="cancelled", error_class="cancelled")]
-    shown = printed(capsys, render.show_batch, BatchResult(results, duration_s=2), rows=True)
+    shown = printed(capsys, show_batch, BatchResult(results, duration_s=2), rows=True)
     assert shown.startswith("11 of 14 answered · 2 failed · 1 cancelled\ncost $0.0014 · list cost $0.0028 · ")
-    assert shown.count("fine") == render.ROWS_SHOWN
+    assert shown.count("fine") == ROWS_SHOWN
     assert "… 4 more" in shown
     assert shown.endswith("\n2 x failed (key): nope\n")
-    assert "question" not in printed(capsys, render.show_batch, BatchResult(results), rows=False)
+    assert "question" not in printed(capsys, show_batch, BatchResult(results), rows=False)
 
 
 def test_an_empty_table_of_facts_and_wide_letters_keep_their_columns(capsys):

@@ -1,17 +1,48 @@
-"""Which command made a batch, so that it can be repeated."""
+"""`orchestrai resume`: the command that made a batch, repeated."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
+import typer
+
+from orchestrai.cli import render
+from orchestrai.cli.options import Format, FormatOption, ProjectOption
 from orchestrai.errors import InvalidInput
+from orchestrai.orchestrator import Orchestrator
 from orchestrai.text import count, local_time
 
 
-class Command(NamedTuple):
+def resume(
+    context: typer.Context,
+    batch: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[BATCH]", help="Id or name of a batch; without it, the newest that has answers missing."
+        ),
+    ] = None,
+    format: FormatOption = Format.text,
+    project: ProjectOption = None,
+) -> int:
+    """Go on with a batch that was interrupted, killed, or left with failures: what is answered costs nothing.
+
+    It repeats the command that made the batch, in its folder; the input file is read again.
+    """
+    with Orchestrator(project) as orchestrator:
+        found = _command_of(orchestrator.resumable(batch), batch)
+    render.message(found.told)
+    os.chdir(found.folder)
+    made = ["batch", *found.arguments]
+    program = context.find_root().command
+    with program.make_context("orchestrai", [*made, "--format", format.value], obj=made) as repeated:
+        return int(program.invoke(repeated))
+
+
+class _Command(NamedTuple):
     """A command of an earlier time.
 
     Args:
@@ -25,7 +56,7 @@ class Command(NamedTuple):
     told: str
 
 
-def command_of(call: Mapping[str, Any] | None, named: str | None) -> Command:
+def _command_of(call: Mapping[str, Any] | None, named: str | None) -> _Command:
     """Return the command of a batch.
 
     Args:
@@ -53,4 +84,4 @@ def command_of(call: Mapping[str, Any] | None, named: str | None) -> Command:
     answered = call["settled"].get("succeeded", 0)
     total = "?" if call["task_count"] is None else count(call["task_count"])
     told = f"{batch} of {local_time(call['created_at'])}: {count(answered)} of {total} are answered."
-    return Command(folder, command["arguments"], told)
+    return _Command(folder, command["arguments"], told)

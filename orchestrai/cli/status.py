@@ -1,0 +1,77 @@
+"""`orchestrai status`: the calls under way and of late, and all about one task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from orchestrai import text
+from orchestrai.cli import render
+from orchestrai.cli.options import Format, FormatOption, ProjectOption
+from orchestrai.cli.records import usd
+from orchestrai.cli.running import BAD_INPUT, SUCCEEDED
+from orchestrai.explanation import Explanation
+from orchestrai.ids import now_us
+from orchestrai.orchestrator import Orchestrator
+from orchestrai.pricing import from_pico
+
+
+def status(
+    task: Annotated[
+        str | None, typer.Option("--task", metavar="ID", help="Tell every attempt, wait, route and price of one task.")
+    ] = None,
+    hours: Annotated[float, typer.Option("--hours", min=0, help="How far back finished calls are listed.")] = 24,
+    format: FormatOption = Format.text,
+    project: ProjectOption = None,
+) -> int:
+    """List the calls under way in every process that shares the ledger, and those of the last day; or explain one task."""
+    with Orchestrator(project) as orchestrator:
+        if task is not None:
+            explanation = orchestrator.explain(task)
+            if format is Format.json:
+                render.show_json(_explanation_record(explanation))
+            else:
+                render.show_text(repr(explanation))
+            return SUCCEEDED if explanation.attempts or explanation.outcome else BAD_INPUT
+        calls = orchestrator.calls(now_us() - int(hours * 3_600_000_000))
+    if format is Format.json:
+        render.show_json({"calls": [{**call, "cost": usd(from_pico(call["cost"]))} for call in calls]})
+    else:
+        _show(calls)
+    return SUCCEEDED
+
+
+def _explanation_record(explanation: Explanation) -> dict[str, Any]:
+    """Return a task's history as an object; money in USD."""
+
+    def row(given: Mapping[str, Any]) -> dict[str, Any]:
+        money = {name: usd(from_pico(given[name])) for name in ("cost", "list_cost")}
+        return {**given, **money}
+
+    return {
+        "task_id": explanation.task_id,
+        "attempts": [row(one) for one in explanation.attempts],
+        "outcome": None if explanation.outcome is None else row(explanation.outcome),
+        "source": [row(one) for one in explanation.source],
+    }
+
+
+def _show(calls: Sequence[Mapping[str, Any]]) -> None:
+    """Print calls, those under way first as they are the newest."""
+    if not calls:
+        render.show_text("No call is under way, and none was made lately.")
+        return
+    rows = []
+    for call in calls:
+        settled = sum(call["settled"].values())
+        failed = settled - call["settled"].get("succeeded", 0)
+        total = "?" if call["task_count"] is None else text.count(call["task_count"])
+        rows.append(
+            [call["status"], text.excerpt(call["name"] or "", 30), call["kind"], text.excerpt(call["project"] or "", 24),
+             f"{text.count(settled)}/{total}", text.count(failed), text.money(from_pico(call["cost"])),
+             text.local_time(call["created_at"]), str(call["pid"]), call["batch_id"]]
+        )  # fmt: skip
+    titles = ("status", "name", "kind", "project", "settled", "failed", "cost", "since", "process", "batch")
+    render.show_table(rows, titles, right={4, 5, 6})
