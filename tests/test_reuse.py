@@ -341,6 +341,8 @@ def test_the_same_name_and_tasks_continue_an_unfinished_batch(tmp_path, reuse):
         assert rest.reused_count == first.success_count
         assert len(server.requests) - sent == 60 - first.success_count
         assert rest.batch_id == first.batch_id
+        (told,) = ask(tmp_path, platform, do=lambda orch: orch.calls(0))
+        assert (told["status"], told["settled"]) == ("finished", {"succeeded": 60})  # each task once
 
 
 def test_a_finished_name_a_changed_task_or_no_name_begins_anew_without_reuse(tmp_path):

@@ -38,12 +38,17 @@ WHERE CASE WHEN ?1 IS NULL THEN command IS NOT NULL ELSE b.batch_id = ?1 OR b.na
 ORDER BY b.created_at DESC LIMIT 20
 """
 _SETTLED: Final = """
-SELECT status, count(*), sum(cost) FROM (
-    SELECT a.status, a.cost FROM sends s JOIN attempts a ON a.send_seq = s.seq
-    WHERE s.batch_id = ?1 AND s.seq >= ?2 AND a.settles
-    UNION ALL SELECT status, 0 FROM outcomes WHERE batch_id = ?1
+SELECT status, count(*), sum(cost), sum(unpriced) FROM (
+    SELECT status, max(rank), sum(cost) AS cost, count(*) - count(cost) AS unpriced FROM (
+        SELECT s.task_index, s.sample, a.status, a.cost, (a.status = 'succeeded') << 60 | a.finished_at AS rank
+        FROM sends s JOIN attempts a ON a.send_seq = s.seq WHERE s.batch_id = ?1 AND s.seq >= ?2 AND a.settles
+        UNION ALL
+        SELECT task_index, sample, status, 0, (status = 'succeeded') << 60 | settled_at FROM outcomes WHERE batch_id = ?1
+    ) GROUP BY task_index, sample
 ) GROUP BY status
 """
+"""A batch that went on under its name has settled some tasks twice: each counts once, by its answer or else the newest end.
+The status is that of the row with the highest rank, as SQLite promises for a column beside one max()."""
 
 
 def attempts_of(connection: sqlite3.Connection, task_id: str) -> list[dict[str, Any]]:
@@ -108,9 +113,8 @@ def _told(connection: sqlite3.Connection, call: dict[str, Any], is_alive: Callab
         call["status"] = "interrupted"
     first = _first_since(connection, call["created_at"] - _LATE_US)
     rows = connection.execute(_SETTLED, (call["batch_id"], first)).fetchall()
-    call["settled"] = {status: count for status, count, _ in rows}
-    costs = [cost for _, _, cost in rows]
-    call["cost"] = None if any(cost is None for cost in costs) else sum(costs)
+    call["settled"] = {status: count for status, count, _, _ in rows}
+    call["cost"] = None if any(unpriced for *_, unpriced in rows) else sum(cost for _, _, cost, _ in rows)
     del call["owner_id"]
 
 
