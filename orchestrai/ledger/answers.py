@@ -111,8 +111,7 @@ class RecentAnswers:
 def _found(connection: sqlite3.Connection, table: str, by: str, values: Sequence[Any]) -> Iterator[tuple[bytes, int]]:
     """Yield key and request of the rows of a table that have one of these values."""
     for chunk in chunks(values):
-        marks = ", ".join("?" * len(chunk))
-        yield from connection.execute(f"SELECT key, send_seq FROM {table} WHERE {by} IN ({marks})", chunk)  # noqa: S608 - names from this file
+        yield from connection.execute(f"SELECT key, send_seq FROM {table} WHERE {by} IN ({marks(chunk)})", chunk)  # noqa: S608 - names from this file
 
 
 def chunks(values: Iterable[T]) -> Iterator[Sequence[T]]:
@@ -120,3 +119,8 @@ def chunks(values: Iterable[T]) -> Iterator[Sequence[T]]:
     listed = list(values)
     for start in range(0, len(listed), _CHUNK):
         yield listed[start : start + _CHUNK]
+
+
+def marks(values: Sequence[Any]) -> str:
+    """Return a question mark for each value, to bind them in `IN (…)`."""
+    return ", ".join("?" * len(values))

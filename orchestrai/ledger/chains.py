@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from orchestrai.ids import new_id
-from orchestrai.ledger.answers import chunks
+from orchestrai.ledger.answers import chunks, marks
 from orchestrai.ledger.history import first_near
 from orchestrai.ledger.memories import digest_of
 from orchestrai.ledger.rows import MemoryRow, insert
@@ -105,7 +105,7 @@ def sources(connection: sqlite3.Connection, ids: Iterable[str], beginning: int) 
             "o.platform, coalesce(a.model_used, o.model_requested), s.chain_id FROM memories m "
             "LEFT JOIN answers t ON t.send_seq = m.send_seq LEFT JOIN sends s ON s.seq = m.send_seq "
             "LEFT JOIN offers o USING (offer_id) LEFT JOIN attempts a ON a.send_seq = m.send_seq "
-            f"WHERE m.memory_id IN ({_marks(chunk)})",
+            f"WHERE m.memory_id IN ({marks(chunk)})",
             (beginning, *chunk),
         )
         found.update((row[0], Source(*row)) for row in rows)
@@ -124,13 +124,13 @@ def answered(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, An
         rows = connection.execute(
             "SELECT s.task_id, a.status, s.task_id, s.seq, t.text, s.chain_id, a.finished_at FROM sends s "  # noqa: S608 - marks only
             "JOIN attempts a ON a.send_seq = s.seq LEFT JOIN answers t ON t.send_seq = s.seq "
-            f"WHERE a.settles AND s.task_id IN ({_marks(chunk)}) AND s.seq >= ?",
+            f"WHERE a.settles AND s.task_id IN ({marks(chunk)}) AND s.seq >= ?",
             (*chunk, min(first_near(connection, task_id) for task_id in chunk)),
         )
         found.update((row[0], Answered(*row)) for row in rows)
         settled = connection.execute(
             "SELECT task_id, status, coalesce(reused_from, task_id), NULL, NULL, chain_id, settled_at FROM outcomes "  # noqa: S608 - marks only
-            f"WHERE task_id IN ({_marks(chunk)})",
+            f"WHERE task_id IN ({marks(chunk)})",
             chunk,
         )
         found.update((row[0], Answered(*row)) for row in settled)
@@ -165,7 +165,7 @@ def places(connection: sqlite3.Connection, chain_id: str, ids: Iterable[str]) ->
     for table in ("sends", "outcomes"):
         for chunk in chunks(ids):
             rows = connection.execute(
-                f"SELECT task_id, root_task_id, depth FROM {table} WHERE chain_id = ? AND task_id IN ({_marks(chunk)})",  # noqa: S608 - names from this file
+                f"SELECT task_id, root_task_id, depth FROM {table} WHERE chain_id = ? AND task_id IN ({marks(chunk)})",  # noqa: S608 - names from this file
                 (chain_id, *chunk),
             )
             found.update((row[0], Place(*row[1:])) for row in rows)
@@ -203,7 +203,3 @@ def share(
         (chain_id, name, value, present + 1, now),
     )
     return present + 1
-
-
-def _marks(chunk: Sequence[Any]) -> str:
-    return ", ".join("?" * len(chunk))

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from orchestrai.ids import now_us
-from orchestrai.ledger.answers import chunks
+from orchestrai.ledger.answers import chunks, marks
 
 T = TypeVar("T")
 
@@ -185,10 +185,9 @@ def _securely(connection: sqlite3.Connection, work: Callable[[sqlite3.Connection
 
 
 def _forget_sends(connection: sqlite3.Connection, numbers: Sequence[int]) -> tuple[int, int]:
-    marks = _marks(numbers)
-    _delete_memories(connection, f"send_seq IN ({marks})", numbers)
+    _delete_memories(connection, f"send_seq IN ({marks(numbers)})", numbers)
     connection.execute(
-        f"DELETE FROM answer_keys WHERE (key, send_seq) IN (SELECT key, seq FROM sends WHERE seq IN ({marks}))",  # noqa: S608
+        f"DELETE FROM answer_keys WHERE (key, send_seq) IN (SELECT key, seq FROM sends WHERE seq IN ({marks(numbers)}))",  # noqa: S608
         numbers,
     )
     _clear(connection, "UPDATE attempts SET error_message = NULL, usage_raw = NULL WHERE send_seq IN", numbers)
@@ -215,8 +214,4 @@ def _drop_unused_systems(connection: sqlite3.Connection) -> int:
 
 
 def _clear(connection: sqlite3.Connection, statement: str, values: Sequence[Any]) -> int:
-    return connection.execute(f"{statement} ({_marks(values)})", values).rowcount
-
-
-def _marks(values: Sequence[Any]) -> str:
-    return ", ".join("?" * len(values))
+    return connection.execute(f"{statement} ({marks(values)})", values).rowcount

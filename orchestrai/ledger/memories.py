@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
-from orchestrai.ledger.answers import chunks
+from orchestrai.ledger.answers import chunks, marks
 from orchestrai.ledger.metadata import condition
 
 _SELECT: Final = """
@@ -107,5 +107,5 @@ def newest_number(connection: sqlite3.Connection) -> int:
 
 def _read(connection: sqlite3.Connection, column: str, values: Iterable[Any]) -> Iterable[MemoryRecord]:
     for chunk in chunks(values):
-        rows = connection.execute(f"{_SELECT} WHERE {column} IN ({', '.join('?' * len(chunk))})", chunk)
+        rows = connection.execute(f"{_SELECT} WHERE {column} IN ({marks(chunk)})", chunk)
         yield from (MemoryRecord(*row) for row in rows)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sqlite3
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Iterable
+from typing import Final, NamedTuple
 
-from orchestrai.ledger.answers import chunks
+from orchestrai.ledger.answers import chunks, marks
 from orchestrai.ledger.rows import QuotaRow
 from orchestrai.limits.quota import Meter
 
@@ -78,7 +78,7 @@ def stored_answers(
     """
     found: dict[bytes, list[StoredAnswer]] = {}
     for chunk in chunks(send_seq for sends in by_key.values() for send_seq in sends):
-        where = f"WHERE s.seq IN ({_marks(chunk)}){' AND s.batch_id = ?' if batch_id else ''}"
+        where = f"WHERE s.seq IN ({marks(chunk)}){' AND s.batch_id = ?' if batch_id else ''}"
         for row in connection.execute(f"{_ANSWERS} {where}", [*chunk, batch_id] if batch_id else chunk):
             found.setdefault(row[0], []).append(StoredAnswer(*row))
     for answers in found.values():
@@ -91,7 +91,7 @@ def claims_on(connection: sqlite3.Connection, claims: Iterable[bytes]) -> dict[b
     found: dict[bytes, Claim] = {}
     for chunk in chunks(claims):
         rows = connection.execute(
-            f"SELECT claim, task_id, send_seq, owner_id FROM claims WHERE claim IN ({_marks(chunk)})",  # noqa: S608 - marks only
+            f"SELECT claim, task_id, send_seq, owner_id FROM claims WHERE claim IN ({marks(chunk)})",  # noqa: S608 - marks only
             chunk,
         )
         found.update((row[0], Claim(*row)) for row in rows)
@@ -147,7 +147,7 @@ def readings(connection: sqlite3.Connection, meter: Meter, most: int) -> list[tu
     words = (meter.id, *meter.window.told_as)
     return connection.execute(
         "SELECT used_percent, resets_at, source, observed_at FROM quota WHERE platform = ? AND account = ? "  # noqa: S608 - marks only
-        f"AND window IN ({_marks(words)}) AND used_percent IS NOT NULL ORDER BY observed_at DESC LIMIT ?",
+        f"AND window IN ({marks(words)}) AND used_percent IS NOT NULL ORDER BY observed_at DESC LIMIT ?",
         (meter.platform, meter.account, *words, most),
     ).fetchall()
 
@@ -180,7 +180,3 @@ def running_batch(connection: sqlite3.Connection, name: str, digest: bytes) -> s
         (name, digest),
     ).fetchone()
     return row[0] if row else None
-
-
-def _marks(chunk: Sequence[Any]) -> str:
-    return ", ".join("?" * len(chunk))
