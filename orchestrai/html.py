@@ -358,7 +358,7 @@ def quota_block(quota: Quota) -> str:
 
 
 def _places(plan: Plan) -> str:
-    tasks = f"{text.count(len(plan))} tasks planned, nothing sent"
+    tasks = f"{text.counted(len(plan), 'task')} planned, nothing sent"
     extra = [f"{text.count(plan.reused)} reused"] if plan.reused else []
     extra += [f"{text.count(plan.unplaced)} without a place"] if plan.unplaced else []
     return " · ".join((tasks, *extra))

@@ -7,7 +7,18 @@ from collections.abc import Iterable
 from decimal import Decimal
 from typing import TYPE_CHECKING, Final
 
-from orchestrai.text import ENDS_SHOWN, count, duration, excerpt, local_time, money, printable, prompt_text, table
+from orchestrai.text import (
+    ENDS_SHOWN,
+    count,
+    counted,
+    duration,
+    excerpt,
+    local_time,
+    money,
+    printable,
+    prompt_text,
+    table,
+)
 
 if TYPE_CHECKING:
     from orchestrai.plan import Plan, Quota, Range, WindowUse
@@ -25,8 +36,8 @@ def plan_line(plan: Plan) -> str:
     parts += [f"{count(plan.reused)} reused"] if plan.reused else []
     parts += [f"{count(plan.unplaced)} without a place"] if plan.unplaced else []
     parts.append(f"cost {spread(plan.cost)}")
-    parts += [f"{count(len(plan.warnings))} warnings"] if plan.warnings else []
-    return f"Plan({count(len(plan))} tasks: {', '.join(parts)})"
+    parts += [counted(len(plan.warnings), "warning")] if plan.warnings else []
+    return f"Plan({counted(len(plan), 'task')}: {', '.join(parts)})"
 
 
 def spread(cost: Range) -> str:
@@ -114,7 +125,7 @@ def quota_line(quota: Quota) -> str:
     shares = [use.percent_before for use in quota]
     most = max((share for share in shares if share is not None), default=None)
     fullest = "" if most is None else f", the fullest at {most:.0f} %"
-    return f"Quota({count(len(quota))} windows{fullest})"
+    return f"Quota({counted(len(quota), 'window')}{fullest})"
 
 
 def quota_block(quota: Quota) -> str:

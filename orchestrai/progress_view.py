@@ -263,6 +263,6 @@ def progress_block(view: ProgressView) -> str:
     lines = [progress_line(view)]
     for platform in view.platforms:
         meters = [f"{w.label} {'unknown' if w.percent is None else f'{w.percent:.0f} %'}" for w in platform.windows]
-        lines.append(" · ".join((f"  {platform.name}/{platform.model}", f"{platform.answers} answers", *meters)))
+        lines.append(" · ".join((f"  {platform.name}/{platform.model}", f"{platform.answers} answered", *meters)))
     lines += [f"  {error.tasks} x {error.kind}: {error.newest}" for error in view.errors]
     return text.printable("\n".join(lines))

@@ -91,6 +91,11 @@ def count(number: int | None) -> str:
     return "unknown" if number is None else f"{number:,}"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return how many there are of something: `1 task`, `12,345 tasks`."""
+    return f"{count(number)} {noun}" if number == 1 else f"{count(number)} {noun}s"
+
+
 def duration(seconds: float | None) -> str:
     """Return a span of time [s] as a person says it: `320 ms`, `41.2 s`, `1 min 12 s`, `2 h 5 min`, `3 d 4 h`."""
     if seconds is None or not math.isfinite(seconds) or seconds < 0:

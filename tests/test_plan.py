@@ -503,5 +503,18 @@ def test_every_attempt_wait_route_and_price_of_a_task_is_told(tmp_path):
             orch.explain(skipped)
 
 
+def test_a_cancelled_task_is_told_in_words_that_are_said_once(tmp_path):
+    slow = paid(delay_s=30)
+    with orchestrator(tmp_path, slow) as orch:
+        handle = orch.start(["a"], progress="off")
+        while not slow.in_flight:
+            time.sleep(0.01)
+        handle.cancel()
+        told = repr(orch.explain(handle.wait()[0]))
+    assert "cancelled: cancelled while it was under way" in told
+    assert "(cancelled)" not in told
+    assert "without a further request: cancelled\n" in told
+
+
 def test_not_confirmed_is_an_error_of_its_own():
     assert issubclass(NotConfirmed, Exception)

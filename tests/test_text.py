@@ -186,6 +186,7 @@ def test_a_duration_reads_as_a_person_says_it(seconds, shown):
 def test_counts_and_moments():
     assert text.count(12345) == "12,345"
     assert text.count(None) == "unknown"
+    assert [text.counted(n, "task") for n in (0, 1, 12345)] == ["0 tasks", "1 task", "12,345 tasks"]
     assert text.moment(1_763_812_345_000_000) == "2025-11-22 11:52 UTC"
     assert text.moment(10**30) == text.moment(None) == "unknown"
 

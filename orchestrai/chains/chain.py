@@ -238,10 +238,8 @@ def _frame(steps: Iterable[Step]) -> pd.DataFrame:
 
 
 def _row(step: Step) -> tuple[Any, ...]:
-    known = step.started_at is not None and step.finished_at is not None
-    took = (step.finished_at - step.started_at) / 1e6 if known else 0.0  # type: ignore[operator]  # both are known
     return (
         step.task_id, step.status, step.platform, step.model, step.tier, step.parents, step.depth, step.root_task_id,
-        step.attempts, float(step.cost), float(step.list_cost), step.input_tokens, step.output_tokens, took, step.reused,
+        step.attempts, float(step.cost), float(step.list_cost), step.input_tokens, step.output_tokens, step.duration_s, step.reused,
         step.started_at, step.error_class, step.error, step.prompt, step.answer,
     )  # fmt: skip

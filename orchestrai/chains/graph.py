@@ -31,7 +31,7 @@ def figure(name: str, steps: Sequence[Step], frame: pd.DataFrame) -> Figure:
         A plotly figure: a column for each depth, lines from parents to children (dotted where a step only came after
         another), a colour for each platform, the area of a step by its cost (by its list cost where nothing cost cash).
     """
-    made = canvas(f"Chain {label(name)}: {text.count(len(steps))} steps", frame)
+    made = canvas(f"Chain {label(name)}: {text.counted(len(steps), 'step')}", frame)
     if not steps:
         nothing(made)
         return made
@@ -127,10 +127,9 @@ def _lines(
 
 
 def _hover(step: Step) -> str:
-    times = "1 attempt" if step.attempts == 1 else f"{step.attempts} attempts"
     lines = [
         f"{_platform(step)} {step.model or ''} · {step.status}{' · reused' if step.reused else ''}",
-        f"{text.money(step.cost)} of cash, {text.money(step.list_cost).lstrip('$')} at list prices · {times}",
+        f"{text.money(step.cost)} of cash, {text.money(step.list_cost).lstrip('$')} at list prices · {text.counted(step.attempts, 'attempt')}",
         *_wrapped("asked", step.prompt),
         *_wrapped("said", step.answer or step.error),
     ]

@@ -67,6 +67,13 @@ class Step:
     answer: str | None = None
     tasks: set[str] = field(default_factory=set)  # every task that stands for it
 
+    @property
+    def duration_s(self) -> float:
+        """From its first request to its last reply [s]; 0 while that is not known."""
+        if self.started_at is None or self.finished_at is None:
+            return 0.0
+        return (self.finished_at - self.started_at) / 1e6
+
 
 def steps_of(connection: Any, chain_id: str) -> list[Step]:
     """Return the steps of a run, in the order in which they began.

@@ -67,7 +67,7 @@ def test_a_view_as_text_and_as_html_says_the_same():
         "too many",
     ):
         assert said in read
-    assert "groq/llama · 597 answers · 1,500 requests per day 43 %" in shown["text/plain"]
+    assert "groq/llama · 597 answered · 1,500 requests per day 43 %" in shown["text/plain"]
     assert "3 x rate: groq: too many requests" in shown["text/plain"]
 
 
