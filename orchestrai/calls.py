@@ -233,10 +233,10 @@ class BatchCall:
             retry=self._retry,
         )
 
-    async def _retry(self, tasks: list[Task]) -> list[Result]:
+    async def _retry(self, tasks: list[Task]) -> BatchResult:
         kept = ("mix", "concurrency", "reuse", "progress", "max_cost", "deadline", "confirm")
         again = {name: self.call[name] for name in kept if self.call.get(name) is not None}
-        return list(await self._again(tasks, again))
+        return await self._again(tasks, again)
 
     def _one_schema(self) -> Any:
         tasks = self.intake.tasks

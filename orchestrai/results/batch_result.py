@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 BatchStatus = Literal["running", "finished", "cancelled", "stopped"]
-Retry = Callable[[list[Task]], Awaitable[Sequence[Result]]]
+Retry = Callable[[list[Task]], Awaitable["BatchResult"]]
 """Asks tasks again: `task.samples` results for each task, adjacent and in order, as a call itself returns them."""
 
 _STATUSES: Final = get_args(BatchStatus)
@@ -308,7 +308,7 @@ class BatchResult(Sequence[Result]):
         merged = list(self.results)
         for i in again:
             merged[i] = _after(merged[i], new[self._question(i)][merged[i].sample if self.sampled else 0])
-        return self._with(results=tuple(merged), status="finished", duration_s=self.duration_s + took)
+        return self._with(results=tuple(merged), status=answers.status, duration_s=self.duration_s + took)
 
     def _question(self, i: int) -> int:
         """Return what tells the tasks to be asked apart; the samples of one row are one task."""

@@ -170,18 +170,22 @@ def test_copies_of_a_value_are_the_value():
 class Asked:
     """Answers what it is asked and remembers it."""
 
-    def __init__(self, **more):
+    def __init__(self, status="finished", **more):
         self.tasks = []
+        self.status = status
         self.more = more
 
     async def __call__(self, tasks):
         self.tasks.append(tasks)
         await asyncio.sleep(0)
-        return [
-            good(f"again {task.prompt} {s}", index=i, sample=s, task_id=f"new {i}", **self.more)
-            for i, task in enumerate(tasks)
-            for s in range(task.samples or 1)
-        ]
+        return BatchResult(
+            (
+                good(f"again {task.prompt} {s}", index=i, sample=s, task_id=f"new {i}", **self.more)
+                for i, task in enumerate(tasks)
+                for s in range(task.samples or 1)
+            ),
+            status=self.status,
+        )
 
 
 def test_only_what_has_no_answer_is_asked_again_and_the_order_stays():
@@ -203,6 +207,11 @@ def test_only_what_has_no_answer_is_asked_again_and_the_order_stays():
     assert (again.status, again.name) == ("finished", "n")
     assert again.duration_s >= 1.0
     assert batch.outputs == ["a", None, None, None, None]
+
+
+def test_a_batch_whose_retry_was_cancelled_is_cancelled():
+    again = asyncio.run(BatchResult([bad()], retry=Asked(status="cancelled")).retry_failures())
+    assert again.status == "cancelled"
 
 
 def test_what_the_failed_attempts_cost_stays_in_the_sum():
@@ -232,7 +241,7 @@ def test_nothing_to_ask_again_is_no_reason_to_ask():
 
 def test_an_answer_for_the_wrong_number_of_tasks_is_refused():
     async def short(tasks):
-        return []
+        return BatchResult([])
 
     with pytest.raises(InvalidInput, match="0 results came back for 1 task"):
         asyncio.run(BatchResult([bad()], retry=short).retry_failures())
