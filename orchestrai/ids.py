@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import time
 from typing import Final
 
+_ID: Final = re.compile("[0-9a-f]{32}")
 _TAIL_BITS: Final = (1 << 62) - 1
 
 
@@ -32,6 +34,11 @@ def new_id() -> str:
     within a process, so that ids of one millisecond keep their order.
     """
     return f"{time.time_ns() // 1_000_000 << 80 | _head | next(_tail) & _TAIL_BITS:032x}"
+
+
+def is_id(text: str) -> bool:
+    """Return True for what `new_id` could have returned."""
+    return _ID.fullmatch(text) is not None
 
 
 def now_us() -> int:

@@ -15,7 +15,9 @@ from orchestrai import attachments
 from orchestrai.attachments import Attachment
 from orchestrai.errors import InvalidInput, nearest
 from orchestrai.handoff import HandoffContext, digest_of, marked_slots
+from orchestrai.ids import is_id
 from orchestrai.messages import Prompt, canonical, described, prompt_from
+from orchestrai.text import excerpt
 from orchestrai.values import quickly_made
 
 if TYPE_CHECKING:
@@ -59,7 +61,7 @@ class Task:
         extra: `{platform: {field: value}}`, passed to that provider as it is.
         files: Text files and images that go with the prompt: paths or attachments.
         chain: Chain the task belongs to: its name, or the id of one of its runs.
-        parent: Whose answers it works with, one or several: a Result, the id of a task, a HandoffContext; of the same
+        parent: Whose answers it works with, one or several: a Result, the id of a task or memory, a HandoffContext; of the same
             batch a Task or its index. Their texts take the place of `{parent}` or `{parents}`, or stand at the end.
         depends_on: Tasks that have to succeed before it starts; of their texts it is given nothing.
         type: Kind of work; orders platforms of equal cost.
@@ -105,7 +107,7 @@ class Task:
                 raise InvalidInput(f"files are paths or attachments, not {type(file).__name__}.")
         for name in ("parent", "depends_on"):
             if getattr(self, name) is not None:
-                object.__setattr__(self, name, _others(name, getattr(self, name)))
+                object.__setattr__(self, name, named_tasks(name, getattr(self, name)))
         hints: Any = self.platform
         if hints is not None and not isinstance(hints, str | tuple):
             object.__setattr__(self, "platform", _several("platform", hints))
@@ -237,15 +239,28 @@ def _several(name: str, values: Any) -> tuple[Any, ...]:
     return tuple(values)
 
 
-def _others(name: str, given: Any) -> tuple[Any, ...]:
-    """Return what a task names of other tasks, as a tuple."""
-    one = isinstance(given, str | int | Task | HandoffContext) or _is_result(given)
-    others = (given,) if one else _several(name, given)
+def named_tasks(name: str, given: Any) -> tuple[Any, ...]:
+    """Return what a task names of other tasks, one or several, as a tuple.
+
+    Args:
+        name: Name of the option.
+        given: What was given for it.
+
+    Raises:
+        InvalidInput: Something among it names no task.
+    """
+    several = isinstance(given, Iterable) and not isinstance(given, str)
+    others = tuple(given) if several else (given,)
     for other in others:
         if isinstance(other, bool) or not (isinstance(other, str | int | Task | HandoffContext) or _is_result(other)):
             raise InvalidInput(
                 f"{name} is a Result, a HandoffContext, the id of a task, or a Task or index of the same batch; "
                 f"not {type(other).__name__}."
+            )
+        if isinstance(other, str) and not is_id(other):
+            raise InvalidInput(
+                f"{name} names a task by its Result or its id (32 hex digits), and {excerpt(other, 40)!r} is none. A text "
+                "of your own is handed over from memory: parent=await orch.memory.add(text)."
             )
     return others
 

@@ -14,6 +14,7 @@ from orchestrai.ids import now_us
 from orchestrai.ledger.chains import ChainRow
 from orchestrai.result import Result
 from orchestrai.results.batch_result import BatchResult
+from orchestrai.task import named_tasks
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -105,7 +106,7 @@ class Chain:
         Raises:
             TaskFailed: As `run`; a parent without an answer among them.
         """
-        several = tuple(parents)
+        several = named_tasks("parents", parents)
         if not several:
             raise InvalidInput("join needs at least one parent.")
         return self._runner.run(prompt, chain=self.id, parent=several, **options)
@@ -120,7 +121,15 @@ class Chain:
             batch: The parent batch.
             prompt: Template of every row.
             **options: As for `Orchestrator.batch`.
+
+        Raises:
+            InvalidInput: `batch` is no BatchResult, or as for `Orchestrator.batch`.
         """
+        if not isinstance(batch, BatchResult):
+            raise InvalidInput(
+                f"map continues a BatchResult, not {type(batch).__name__}: `await` a batch first, or give orch.batch "
+                "a list of Task(…, parent=result)."
+            )
         return self._runner.continue_each(batch, prompt, {**options, "chain": self.id})
 
     # What there is of it.

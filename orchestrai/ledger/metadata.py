@@ -15,6 +15,7 @@ from typing import Any, Final
 import orjson
 
 from orchestrai.errors import InvalidInput, nearest
+from orchestrai.messages import lone_surrogate
 
 LARGEST: Final = 65_536  # of one memory's metadata, as JSON [bytes]
 _DEEPEST: Final = 16  # conditions within conditions
@@ -138,10 +139,8 @@ def _value(value: Any, at: str) -> str | int | float | bool:
 
 
 def _text(value: str, at: str) -> str:
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        raise InvalidInput(f"{at} holds half of a character (a lone surrogate).") from None
+    if lone_surrogate(value) is not None:
+        raise InvalidInput(f"{at} holds half of a character (a lone surrogate).")
     return str(value)
 
 

@@ -36,6 +36,26 @@ def test_a_chain_runs_fans_out_and_joins(tmp_path):
         assert steps[end.task_id].parents == tuple(r.task_id for r in kids)
         assert {step.root_task_id for step in steps.values()} == {a.task_id}
         assert [step.depth for step in chain.steps] == [0, 1, 1, 2]
+        for one in (a, a.task_id):
+            assert run(chain.join(one, "d {parents}")).output == "D {PARENTS} | A"
+        with pytest.raises(InvalidInput, match="at least one parent"):
+            chain.join([], "d {parents}")
+
+
+def test_map_continues_a_batch_and_nothing_else(tmp_path):
+    with orchestrator(tmp_path) as orch:
+        a = orch.run_sync("a")
+        for wrong in (a, [a], orch.start(["b"], progress="off")):
+            with pytest.raises(InvalidInput, match=f"not {type(wrong).__name__}: `await` a batch first"):
+                orch.chain("report").map(wrong, "b {parent}")
+
+
+def test_half_a_character_names_nothing(tmp_path):
+    with orchestrator(tmp_path) as orch:
+        with pytest.raises(InvalidInput, match="half of a character"):
+            orch.chain("a\ud800")
+        with pytest.raises(InvalidInput, match="half of a character"):
+            run(orch.chain("a").shared.set("\ud800", 1))
 
 
 def test_a_step_stands_where_its_parents_stand_however_they_are_named(tmp_path):

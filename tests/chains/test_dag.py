@@ -238,6 +238,14 @@ def test_a_parent_of_the_wrong_kind_is_named():
             Task("a", parent=wrong)
 
 
+def test_a_text_in_the_place_of_a_parent_is_told_how_it_is_handed_over(tmp_path):
+    with pytest.raises(InvalidInput, match=r"'an answer' is none.*orch\.memory\.add"):
+        Task("a {parent}", parent="an answer")
+    with orchestrator(tmp_path) as orch:
+        memory_id = orch.wait(orch.memory.add("an answer"))
+        assert orch.run_sync("a {parent}", parent=memory_id).output == "A {PARENTS} | an answer"
+
+
 def test_a_call_without_an_end_knows_no_rows(tmp_path):
     async def look(orch):
         return [r async for r in orch.as_completed([Task("a"), Task("b", parent=0)])]

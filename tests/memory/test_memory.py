@@ -122,6 +122,11 @@ async def test_a_query_is_a_text(orch, query):
         await orch.memory.search(query)
 
 
+async def test_a_query_of_half_a_character_is_refused(orch):
+    with pytest.raises(InvalidInput, match="half of a character"):
+        await orch.memory.search("half \ud800")
+
+
 @pytest.mark.parametrize("limit", [0, -1, True, 2.5, "5"])
 async def test_a_limit_is_a_whole_number(orch, limit):
     with pytest.raises(InvalidInput, match="limit="):
