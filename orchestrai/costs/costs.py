@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from orchestrai.costs import questions
 from orchestrai.costs.mirror import Mirror
 from orchestrai.costs.period import Moment, Part, moment_of
-from orchestrai.costs.plots import Plots
 from orchestrai.costs.sql import Parameters, frame
 from orchestrai.errors import InvalidInput
 from orchestrai.pricing import PriceList
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from orchestrai.costs.figures import Figure
+    from orchestrai.costs.plots import Plots
     from orchestrai.ledger.housekeeping import Forgotten, Pruned
     from orchestrai.ledger.ledger import Ledger
 
@@ -364,6 +364,8 @@ class Costs:
     @property
     def plot(self) -> Plots:
         """Figures of the questions: `orch.costs.plot.by_day()`, `.by_platform()`, `.savings()`, `.timeline(batch)`, …"""
+        from orchestrai.costs.plots import Plots
+
         return Plots(self)
 
     def dashboard(self, *, since: Moment = "30d", until: Moment = None, project: str | None = None) -> Figure:

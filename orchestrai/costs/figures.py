@@ -22,34 +22,37 @@ if TYPE_CHECKING:
     import pandas as pd
 
 INK: Final = "#7b7b7b"  # 4.2 on white, 4.4 on #111 (WCAG 2 formula)
-_LINES: Final = "rgba(128,128,128,0.25)"
-_CLEAR: Final = "rgba(0,0,0,0)"
+LINES: Final = "rgba(128,128,128,0.25)"  # seen on light and on dark, as those below
+CLEAR: Final = "rgba(0,0,0,0)"
+BILLED: Final = "#0072b2"
+LISTED: Final = "#8a8a8a"
+SAVED: Final = "#009e73"
 _CONFIG: Final = {"displaylogo": False, "showSendToCloud": False, "responsive": True}
 _ELSEWHERE: Final = ("colab", "kaggle", "azure", "databricks", "cocalc")  # front-ends that need plotly's own way
 _ROWS_SHOWN: Final = 20  # of the frame, where a figure cannot be drawn
 _LABEL: Final = 32  # characters of a name
 
 _axis: Final = {
-    "gridcolor": _LINES,
-    "linecolor": _LINES,
-    "zerolinecolor": _LINES,
-    "tickcolor": _LINES,
+    "gridcolor": LINES,
+    "linecolor": LINES,
+    "zerolinecolor": LINES,
+    "tickcolor": LINES,
     "automargin": True,
     "ticks": "outside",
     "title": {"font": {"size": 12}},
 }
 TEMPLATE: Final = go.layout.Template(
     layout={
-        "paper_bgcolor": _CLEAR,
-        "plot_bgcolor": _CLEAR,
+        "paper_bgcolor": CLEAR,
+        "plot_bgcolor": CLEAR,
         "font": {"color": INK, "size": 12, "family": "system-ui, sans-serif"},
         "title": {"x": 0, "xanchor": "left", "font": {"size": 15}},
         "colorway": [html.platform_colour(place) for place in range(7)],
         "xaxis": _axis,
         "yaxis": _axis,
-        "legend": {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0, "bgcolor": _CLEAR},
+        "legend": {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0, "bgcolor": CLEAR, "traceorder": "normal"},
         "hoverlabel": {"align": "left"},
-        "modebar": {"bgcolor": _CLEAR, "color": INK, "activecolor": INK},
+        "modebar": {"bgcolor": CLEAR, "color": INK, "activecolor": INK},
         "margin": {"l": 8, "r": 8, "t": 64, "b": 8},
         "bargap": 0.25,
     }
@@ -115,8 +118,8 @@ def canvas(title: str, frame: pd.DataFrame, specs: Sequence[Sequence[Any]] | Non
 _OF_PARTS: Final = ("row_heights", "column_widths", "vertical_spacing", "horizontal_spacing", "subplot_titles")
 
 
-def nothing(figure: Figure, row: int = 1, col: int = 1) -> None:
-    """Say in a part of a figure that there is nothing to show yet."""
+def nothing(figure: Figure, row: int = 1, col: int = 1, words: str = "nothing yet") -> None:
+    """Say in a part of a figure that there is nothing to show."""
     x, y = next(figure.select_xaxes(row=row, col=col)), next(figure.select_yaxes(row=row, col=col))
     for axis in (x, y):
         axis.update(visible=False)
@@ -125,7 +128,7 @@ def nothing(figure: Figure, row: int = 1, col: int = 1) -> None:
     if figure.layout.height is None:
         figure.update_layout(height=220)
     figure.add_annotation(
-        text="nothing yet",
+        text=words,
         x=0.5,
         y=0.5,
         xref=f"x{name} domain",

@@ -1,22 +1,28 @@
-"""`orch.costs.plot`: each question as a plotly figure."""
+"""`orch.costs.plot`: each question as a plotly figure. Importing it imports plotly."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
-from orchestrai.costs import questions
+import pandas as pd
+import plotly.graph_objects as go
+
+from orchestrai.costs import drawing, lanes, questions
 from orchestrai.costs.batches import find_batch, timeline
+from orchestrai.costs.figures import BILLED, LISTED, SAVED, Figure, canvas, dollars, label, nothing
+from orchestrai.costs.graph import Node, draw
 from orchestrai.costs.period import Moment, Part
 from orchestrai.errors import InvalidInput, nearest
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from orchestrai.costs.costs import Costs
-    from orchestrai.costs.figures import Figure
 
-_BILLED, _LISTED, _SAVED = "#0072b2", "#8a8a8a", "#009e73"
-_MONEY = (("cost", "billed", _BILLED), ("list_cost", "list cost", _LISTED))
+Amount = Literal["cost", "list_cost"]
+Kind = Literal["bar", "line", "scatter"]
+
+_MONEY: Final = (("cost", "billed", BILLED), ("list_cost", "list cost", LISTED))
+_ROWS_DRAWN: Final = 2_000
 
 
 class Plots:
@@ -34,33 +40,31 @@ class Plots:
 
     def by_day(
         self,
-        of: Literal["cost", "list_cost"] = "cost",
+        of: Amount = "cost",
         *,
         since: Moment = None,
         until: Moment = None,
         project: str | None = None,
     ) -> Figure:
-        """Return cost per day, stacked by platform.
+        """Return cost per day, stacked by platform; per week or month where there are many days.
 
         Args:
             of: cost (cash), or list_cost.
             since: From this moment on.
             until: Up to this moment.
             project: Of this project alone.
-        """
-        from orchestrai.costs import drawing
-        from orchestrai.costs.figures import canvas
 
+        Raises:
+            InvalidInput: `of` is neither.
+        """
+        questions.check_choice("of", of, get_args(Amount))
         found = questions.day_by_platform(self._costs.mirror, Part.of(since, until, project), "float")
-        figure = canvas("Cost per day" if of == "cost" else "List cost per day", found, height=360)
+        figure = canvas(_per_period(found, of), found, height=360)
         drawing.by_day(figure, found, of)
         return figure
 
     def savings(self, *, since: Moment = None, until: Moment = None, project: str | None = None) -> Figure:
         """Return cumulative list cost and cash; the area between them is what was saved."""
-        from orchestrai.costs import drawing
-        from orchestrai.costs.figures import canvas
-
         found = questions.saved_by_day(self._costs.mirror, Part.of(since, until, project), "float")
         figure = canvas("Billed, and what it would have been", found, height=360)
         drawing.savings(figure, found)
@@ -68,9 +72,6 @@ class Plots:
 
     def by_platform(self, *, since: Moment = None, until: Moment = None, project: str | None = None) -> Figure:
         """Return platforms and models as a table with bars in its cells."""
-        from orchestrai.costs import drawing
-        from orchestrai.costs.figures import canvas
-
         found = self._costs.by_model(since=since, until=until, project=project)
         height = 80 + drawing.table_height(found)
         figure = canvas("Platforms and models", found, [[{"type": "table"}]], height=height)
@@ -101,8 +102,6 @@ class Plots:
 
     def by_tag(self, key: str, *, since: Moment = None, until: Moment = None, project: str | None = None) -> Figure:
         """Return cost and list cost of each value of a tag."""
-        from orchestrai.costs.figures import label
-
         found = self._costs.by_tag(key, since=since, until=until, project=project)
         return self._groups(f"Tag {label(key)}", found, ("value",), _MONEY)
 
@@ -119,15 +118,15 @@ class Plots:
         unit = {"cost": "$", "list_cost": "$", "duration_s": "s", "attempts": ""}.get(by, "tokens")
         named = found.assign(task=found["task_id"].str[-8:])
         return self._groups("Tasks with the most " + by.removesuffix("_s").replace("_", " "), named, ("platform", "task"),
-                            ((by, by.replace("_", " "), _BILLED),), unit)  # fmt: skip
+                            ((by, by.replace("_", " "), BILLED),), unit)  # fmt: skip
 
     def latency(self, *, since: Moment = None, until: Moment = None, project: str | None = None) -> Figure:
         """Return where the mean time of tasks went: our queue, waits after refusals, the provider."""
         found = self._costs.latency(since=since, until=until, project=project)
         columns = (
-            ("queue_s", "queue", _LISTED),
+            ("queue_s", "queue", LISTED),
             ("throttle_s", "throttle", "#e69f00"),
-            ("provider_s", "provider", _BILLED),
+            ("provider_s", "provider", BILLED),
         )
         return self._groups("Where the time of a task goes", found, ("platform", "model"), columns, "s", stacked=True)
 
@@ -136,25 +135,23 @@ class Plots:
         found = self._costs.outcomes(since=since, until=until, project=project)
         sent = found[found["attempts"] > 0]
         named = sent.assign(end=sent["error_class"].where(sent["error_class"].notna(), sent["status"]))
-        return self._groups("How requests ended", named, ("platform", "end"), (("attempts", "requests", _BILLED),), "")
+        return self._groups("How requests ended", named, ("platform", "end"), (("attempts", "requests", BILLED),), "")
 
     def estimates(self, *, since: Moment = None, until: Moment = None, project: str | None = None) -> Figure:
         """Return expected and actual input tokens of each model."""
         found = self._costs.estimates(since=since, until=until, project=project)
-        columns = (("est_input_tokens", "expected", _LISTED), ("input_tokens", "came", _BILLED))
+        columns = (("est_input_tokens", "expected", LISTED), ("input_tokens", "came", BILLED))
         return self._groups("Input tokens, expected and actual", found, ("platform", "model"), columns, "tokens")
 
     def quota(self) -> Figure:
         """Return how much of each quota window is used."""
         found = self._costs.quota()
-        return self._groups("Quota used", found, ("platform", "window"), (("percent", "used", _BILLED),), "%")
+        return self._groups("Quota used", found, ("platform", "window"), (("percent", "used", BILLED),), "%")
 
     def reprice(self, model: str, **options: Any) -> Figure:
         """Return cash, list cost and what another model would have cost; takes the options of `orch.costs.reprice`."""
-        from orchestrai.costs.figures import label
-
         found = self._costs.reprice(model, **options)
-        columns = (*_MONEY, ("repriced_cost", f"on {label(model)}", _SAVED))
+        columns = (*_MONEY, ("repriced_cost", f"on {label(model)}", SAVED))
         return self._groups(f"What if everything had run on {label(model)}", found, ("platform", "model"), columns)
 
     def timeline(self, batch: str | None = None) -> Figure:
@@ -168,19 +165,16 @@ class Plots:
         Raises:
             InvalidInput: There is no such batch; the message names the nearest.
         """
-        from orchestrai.costs import drawing
-        from orchestrai.costs.figures import canvas, label
-
         mirror = self._costs.mirror
         batch_id, name = find_batch(mirror, batch)
         found, single = timeline(mirror, batch_id)
         title = f"Batch {label(name)}" if name else "Newest batch" if batch is None else "Batch"
         figure = canvas(title, found, height=380)
-        (drawing.timeline if single else drawing.load)(figure, found)
+        (lanes.timeline if single else lanes.load)(figure, found)
         return figure
 
     def chain(self, chain: Any) -> Figure:
-        """Return the tasks of a chain as a tree, with what each cost.
+        """Return the tasks of a chain with who fed whom and what each cost; `chain.graph()` has what was asked and said.
 
         Args:
             chain: The chain, its name, its id, or the id of a task.
@@ -188,17 +182,12 @@ class Plots:
         Raises:
             InvalidInput: There is no such chain; the message names the nearest.
         """
-        from orchestrai.costs import drawing
-        from orchestrai.costs.figures import canvas, label
-
         found = self._costs.lineage(chain)
         figure = canvas(f"Chain {label(getattr(chain, 'name', chain))}", found)
-        drawing.tree(figure, found)
+        draw(figure, [_node(task) for task in found.to_dict("records")])
         return figure
 
-    def frame(
-        self, frame: pd.DataFrame, x: str, y: str, *, kind: Literal["bar", "line", "scatter"] = "bar", title: str = ""
-    ) -> Figure:
+    def frame(self, frame: pd.DataFrame, x: str, y: str, *, kind: Kind = "bar", title: str = "") -> Figure:
         """Return any frame as a figure in the same dress, of `orch.costs.sql` for example.
 
         Args:
@@ -209,32 +198,26 @@ class Plots:
             title: Headline.
 
         Raises:
-            InvalidInput: A column is not there.
+            InvalidInput: A column is not there, that of `y` holds no numbers, or there is no such kind.
         """
-        import plotly.graph_objects as go
-
-        from orchestrai.costs.figures import canvas, label, nothing
-
+        questions.check_choice("kind", kind, get_args(Kind))
         for name in (x, y):
             if name not in frame.columns:
                 raise InvalidInput(f"The frame has no column {name!r}.{nearest(name, map(str, frame.columns))}")
-        shown = frame.head(2_000)
+        shown = frame.head(_ROWS_DRAWN)
         figure = canvas(label(title or f"{y} by {x}"), frame, height=360)
         if not len(shown):
             nothing(figure)
             return figure
         across = shown[x]
-        names = (
-            [label(value) for value in across]
-            if across.dtype == object or str(across.dtype) in ("str", "string")
-            else across
-        )
-        values = shown[y].astype("float64")
-        figure.add_trace(
-            go.Bar(x=names, y=values)
-            if kind == "bar"
-            else go.Scatter(x=names, y=values, mode="lines" if kind == "line" else "markers")
-        )
+        plain = pd.api.types.is_numeric_dtype(across) or pd.api.types.is_datetime64_any_dtype(across)
+        names = across if plain else [label(value) for value in across]
+        try:
+            values = shown[y].astype("float64")
+        except (TypeError, ValueError):
+            raise InvalidInput(f"Column {y!r} holds no numbers.") from None
+        mode = {"line": "lines", "scatter": "markers"}.get(kind)
+        figure.add_trace(go.Scatter(x=names, y=values, mode=mode) if mode else go.Bar(x=names, y=values))
         figure.update_xaxes(title={"text": label(x)})
         figure.update_yaxes(title={"text": label(y)}, tickformat="~g")
         return figure
@@ -249,9 +232,6 @@ class Plots:
         *,
         stacked: bool = False,
     ) -> Figure:
-        from orchestrai.costs import drawing
-        from orchestrai.costs.figures import canvas, label
-
         figure = canvas(title, found)
         names = [" · ".join(label(value) for value in key) for key in zip(*(found[key] for key in keys), strict=True)]
         drawing.groups(figure, found, names, columns, unit, stacked=stacked)
@@ -260,13 +240,10 @@ class Plots:
 
 def dashboard(costs: Costs, since: Moment, until: Moment, project: str | None) -> Figure:
     """Return tiles, cost per day, savings, platforms and the newest batch in one figure; see `Costs.dashboard`."""
-    from orchestrai.costs import drawing
-    from orchestrai.costs.figures import canvas
-
     mirror, part = costs.mirror, Part.of(since, until, project)
     summary = questions.summary(mirror, part, "float")
     days = questions.day_by_platform(mirror, part, "float")
-    of = "cost" if not len(days) or days["cost"].sum() > 0 else "list_cost"
+    of: Amount = "cost" if not len(days) or days["cost"].any() else "list_cost"
     models = questions.by_model(mirror, part, "float")
     batch_id, name = find_batch(mirror, None, project)
     batch, single = timeline(mirror, batch_id)
@@ -280,31 +257,45 @@ def dashboard(costs: Costs, since: Moment, until: Moment, project: str | None) -
     ]  # fmt: skip
     heights = [90, 260, drawing.table_height(models) + 20, 240]
     titles = [""] * count + [
-        "Cost per day" if of == "cost" else "List cost per day (nothing was billed)",
+        _per_period(days, of) + (" (nothing was billed)" if of == "list_cost" else ""),
         "Billed, and at list prices without reuse",
         "Platforms and models",
-        f"Newest batch{': ' + _shown(name) if name else ''}",
+        f"Newest batch{': ' + label(name) if name else ''}",
     ]
     figure = canvas(
         "Costs",
         models,
         specs,
         row_heights=heights,
-        vertical_spacing=0.06,
+        vertical_spacing=0.07,
         horizontal_spacing=0.06,
         subplot_titles=titles,
-        height=sum(heights) + 260,
+        height=sum(heights) + 300,
     )
     drawing.tiles(figure, summary)
     drawing.by_day(figure, days, of, 2, 1)
     drawing.savings(figure, questions.saved_by_day(mirror, part, "float"), 2, left + 1, legend=False)
     drawing.table(figure, models, 3, 1)
-    (drawing.timeline if single else drawing.load)(figure, batch, 4, 1, legend=False)
-    figure.update_layout(barmode="stack", legend={"y": -0.02, "yanchor": "top"})
+    (lanes.timeline if single else lanes.load)(figure, batch, 4, 1, legend=False)
+    below = figure.layout.yaxis.domain[0] - 0.02  # the days, whose colours it tells
+    figure.update_layout(barmode="stack", legend={"y": below, "yanchor": "top"})
     return figure
 
 
-def _shown(name: str) -> str:
-    from orchestrai.costs.figures import label
+def _per_period(days: pd.DataFrame, of: Amount) -> str:
+    return f"{'Cost' if of == 'cost' else 'List cost'} per {drawing.period_of(days)}"
 
-    return label(name)
+
+def _node(task: Mapping[Any, Any]) -> Node:
+    """Return a row of lineage as a node."""
+    platform = task["platform"] if isinstance(task["platform"], str) else "from the ledger"
+    cost, list_cost, depth = (0 if pd.isna(task[name]) else task[name] for name in ("cost", "list_cost", "depth"))
+    told = [
+        f"{platform} {task['model'] if isinstance(task['model'], str) else ''} · {task['status']}",
+        f"{dollars(task['cost'])}, with all that came of it {dollars(task['cost_below']).lstrip('$')}",
+        f"task {task['task_id']}",
+    ]
+    return Node(
+        task["task_id"], int(depth), task["parents"], (), platform, task["status"], float(cost), float(list_cost),
+        dollars(task["cost"]), "<br>".join(label(line, width=120) for line in told),
+    )  # fmt: skip

@@ -6,6 +6,7 @@ a query, `{where}` stands for that part, and `{figures}` for what every group ha
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from orchestrai.costs.mirror import Mirror
@@ -254,8 +255,7 @@ def outcomes(mirror: Mirror, part: Part, money: Money) -> pd.DataFrame:
 
 def top(mirror: Mirror, part: Part, money: Money, by: str, limit: int) -> pd.DataFrame:
     """Return the tasks with the most of something."""
-    if by not in TOP_BY:
-        raise InvalidInput(f"by={by!r} is none of {', '.join(TOP_BY)}.{nearest(by, TOP_BY)}")
+    check_choice("by", by, TOP_BY)
     if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit < 2**63:
         raise InvalidInput(f"limit= is a whole number of at least 1, not {limit!r}.")
     amount, among = (f"sum({by})", _OF_ATTEMPTS) if by.endswith("_tokens") else (by, _OF_TASKS)
@@ -268,6 +268,16 @@ def outliers(mirror: Mirror, part: Part, money: Money, factor: float) -> pd.Data
     if isinstance(factor, bool) or not isinstance(factor, int | float) or not factor > 0:
         raise InvalidInput(f"factor= is a number above 0, not {factor!r}.")
     return _ask(mirror, part, money, _OUTLIERS, {"factor": float(factor)}, moment="settled_at")
+
+
+def check_choice(name: str, given: str, known: Sequence[str]) -> None:
+    """Refuse an argument that is none of the words it can be.
+
+    Raises:
+        InvalidInput: It is none; the message names the nearest.
+    """
+    if given not in known:
+        raise InvalidInput(f"{name}={given!r} is none of {', '.join(known)}.{nearest(given, known)}")
 
 
 def quota(mirror: Mirror) -> pd.DataFrame:

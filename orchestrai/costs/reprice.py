@@ -42,8 +42,9 @@ used AS (
     SELECT * EXCLUDE (parts), parts // {by} AS whole, parts % {by} AS rest FROM parted
 ), priced AS (
     SELECT * EXCLUDE (whole, rest),
-           TRY_CAST((whole + CASE WHEN 2 * rest > {by} OR (2 * rest = {by} AND whole % 2 = 1) THEN 1 ELSE 0 END)
-               :: DECIMAL(20, 0) * '0.000000000001' :: DECIMAL(13, 12) AS DECIMAL(18, 12)) AS repriced
+           TRY_CAST(
+               TRY_CAST(whole + CASE WHEN 2 * rest > {by} OR (2 * rest = {by} AND whole % 2 = 1) THEN 1 ELSE 0 END
+                        AS DECIMAL(20, 0)) * '0.000000000001' :: DECIMAL(13, 12) AS DECIMAL(18, 12)) AS repriced
     FROM divided
 )
 SELECT platform, model, tier, count(*) AS attempts, count(*) FILTER (repriced IS NULL) AS unknown,

@@ -223,6 +223,10 @@ def test_the_graph_has_a_line_for_every_handoff_and_a_colour_for_every_platform(
         lines, *nodes = figure.data
         assert len(lines.x) == 3 * 4
         assert {trace.name: len(trace.x) for trace in nodes} == {"one": 2, "two": 2}
+        kid = next(trace for trace in nodes if trace.name == "two")
+        assert [name for _, name in sorted(zip(kid.y, kid.text, strict=True))] == ["b", "c"]  # as they were asked
+        costs = orch.costs.plot.chain("c")
+        assert [(t.name, t.x, t.y) for t in costs.data] == [(t.name, t.x, t.y) for t in figure.data]
 
 
 # --- shared values -------------------------------------------------------------------------------------------------

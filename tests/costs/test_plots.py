@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 
+import pandas as pd
 import pytest
-from history import Writer, orchestrator
+from history import DAY_US, Writer, orchestrator
+from loopback import finished
 from test_sql import HOSTILE
 
 from orchestrai import InvalidInput
+from orchestrai.ids import now_us
 
 EVIL = (
     "<b>x</b>",
@@ -49,6 +53,58 @@ def test_a_plot_shows_its_frame_and_its_money(orch, name):
 @pytest.mark.parametrize("name", PLOTS)
 def test_without_anything_to_show_a_plot_says_nothing_yet(empty, name):
     assert "nothing yet" in getattr(empty.costs.plot, name)(*PLOTS[name]).to_json()
+
+
+@pytest.mark.parametrize("at", [2**62, -1, 1, 253402300799999998])
+def test_a_moment_that_no_calendar_has_bars_no_plot(tmp_path, at):
+    writer = Writer(tmp_path / ".orchestrai")
+    writer.offer(1, "openai", "paid")
+    for moment in (at, now_us()):
+        send = writer.send(writer.batch("absurd"), at=moment, tags={"team": "red"})
+        writer.write(send, writer.end(send, finished_at=moment + 1))
+    writer.close()
+    with orchestrator(tmp_path) as orch:
+        for name, arguments in PLOTS.items():
+            assert getattr(orch.costs.plot, name)(*arguments).data
+        assert orch.costs.dashboard(since=None).data
+
+
+def test_bars_say_what_they_stand_for_and_that_nothing_was_billed(tmp_path):
+    writer = Writer(tmp_path / ".orchestrai")
+    writer.offer(1, "gratis", "free")
+    batch = writer.batch()
+    now = now_us()
+    first = writer.send(batch, at=now - 3 * DAY_US)
+    writer.write(first, writer.end(first, cost=0, list_cost=10**12))
+    with orchestrator(tmp_path) as orch:
+        assert "nothing billed" in orch.costs.plot.by_day().to_json()
+        assert orch.costs.plot.by_day("list_cost").headline == "List cost per day"
+        for days, headline in ((200, "List cost per week"), (1_000, "List cost per month")):
+            earlier = writer.send(batch, at=now - days * DAY_US)
+            writer.write(earlier, writer.end(earlier, cost=0, list_cost=10**12))
+            figure = orch.costs.plot.by_day("list_cost")
+            assert figure.headline == headline
+            assert sum(sum(trace.y) for trace in figure.data) == orch.costs.summary()["value"]["list_cost"]
+        with pytest.raises(InvalidInput, match="Did you mean 'list_cost'"):
+            orch.costs.plot.by_day("list cost")
+    writer.close()
+
+
+def test_a_timeline_shows_the_time_of_the_clock_on_the_wall(tmp_path):
+    writer = Writer(tmp_path / ".orchestrai")
+    writer.offer(1, "openai", "paid")
+    send = writer.send(writer.batch("x"), at=1_764_284_400_000_000)  # 2025-11-27 23:00 UTC
+    writer.write(send, writer.end(send))
+    writer.close()
+    script = """
+        import sys
+        from orchestrai import Orchestrator
+        with Orchestrator(sys.argv[1]) as orch:
+            print(orch.costs.plot.timeline("x").data[0].base[0])
+    """
+    env = dict(os.environ)
+    assert "2025-11-27" in finished(script, tmp_path, env={**env, "TZ": "UTC"})
+    assert "2025-11-28 08:00" in finished(script, tmp_path, env={**env, "TZ": "Asia/Tokyo"}).replace("T", " ")
 
 
 def test_the_dashboard_has_the_tiles_and_the_first_four(orch, empty):
@@ -150,8 +206,9 @@ def test_parents_and_children_are_linked(tmp_path):
         }
         assert found["parents"][third.task_id] == (other.task_id,)
         assert set(orch.costs.lineage(other.task_id)["task_id"]) == {first.task_id, other.task_id, third.task_id}
-        lines = next(trace for trace in orch.costs.plot.chain("report").data if trace.mode == "lines")
+        lines, nodes = orch.costs.plot.chain("report").data
         assert list(lines.x).count(None) == 3
+        assert len(nodes.x) == 4
         links = next(trace for trace in orch.costs.plot.timeline("chained").data if trace.type == "scatter")
         assert list(links.x).count(None) == 3
         with pytest.raises(InvalidInput, match="Did you mean 'report'"):
@@ -165,3 +222,13 @@ def test_any_frame_can_be_drawn_and_a_wrong_column_is_named(orch):
     assert len(orch.costs.plot.frame(found, "platform", "n").data[0].x) == len(found)
     with pytest.raises(InvalidInput, match="Did you mean 'platform'"):
         orch.costs.plot.frame(found, "plattform", "n")
+    with pytest.raises(InvalidInput, match="Column 'platform' holds no numbers"):
+        orch.costs.plot.frame(found, "n", "platform")
+    with pytest.raises(InvalidInput, match="Did you mean 'bar'"):
+        orch.costs.plot.frame(found, "platform", "n", kind="bars")
+
+
+@pytest.mark.parametrize("dtype", ["str", "object", "category"])
+def test_a_frame_of_any_dtype_has_names_that_are_no_markup(orch, dtype):
+    frame = pd.DataFrame({"name": pd.Series(EVIL, dtype=dtype), "n": 1})
+    assert not any("<" in name for name in orch.costs.plot.frame(frame, "name", "n").data[0].x)

@@ -129,6 +129,19 @@ def test_what_cannot_be_priced_is_counted_and_what_was_not_charged_is_left_out(o
     assert "unbilled" not in found.index
 
 
+def test_more_than_money_can_be_is_unknown_and_bars_nothing(tmp_path):
+    writer = Writer(tmp_path / ".orchestrai")
+    writer.offer(1, "openai", "paid")
+    for tokens in (10**6, 2**62):
+        send = writer.send(writer.batch())
+        writer.write(send, writer.end(send, input_tokens=tokens, output_tokens=0, model_used="m"))
+    writer.close()
+    with orchestrator(tmp_path) as orch:
+        found = orch.costs.reprice("gpt-5-mini", money="decimal")
+        assert found["unknown"].tolist() == [1]
+        assert found["repriced_cost"].tolist() == [Decimal("0.25")]
+
+
 def test_the_price_is_named_with_its_source_and_date(orch):
     found = orch.costs.reprice("anthropic/claude-haiku-5-5")
     assert set(found["repriced_as"]) == {"anthropic/claude-haiku-5-5"}
