@@ -65,8 +65,10 @@ def main() -> int:
 def command_line_help() -> str:
     """Return the help of every command, as it is printed."""
     parts = [NOTE + COMMANDS]
-    for name, command in _commands("orchestrai", typer.main.get_command(app)):
-        with command.make_context(name, [], resilient_parsing=True, terminal_width=WIDTH) as context:
+    program = typer.main.get_command(app)
+    shown = {**program.context_settings, "terminal_width": WIDTH}
+    for name, command in _commands("orchestrai", program):
+        with command.make_context(name, [], resilient_parsing=True, **shown) as context:
             parts.append(f"## `{name}`\n\n```text\n{command.get_help(context).strip()}\n```\n")
     return "\n".join(parts)
 

@@ -32,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-model_app = typer.Typer(help="The embedded demo model.")
+model_app = typer.Typer(help="Fetch the embedded demo model.")
 model_app.command()(demo.fetch)
 
 

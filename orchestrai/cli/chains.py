@@ -20,12 +20,15 @@ from orchestrai.pricing import from_pico
 
 def chains(
     chain: Annotated[
-        str | None, typer.Argument(metavar="[CHAIN]", help="Name of a chain, or id of a run: list its steps.")
+        str | None, typer.Argument(metavar="CHAIN", help="Name of a chain, or id of a run: list its steps.")
     ] = None,
     format: FormatOption = Format.text,
     project: ProjectOption = None,
 ) -> int:
-    """List the chains of the ledger, the newest first; or the steps of one: who answered what, from whom, at what cost."""
+    """List the chains, or the steps of one.
+
+    Chains stand with the newest first; steps in the order in which they began: who answered what, from whom, at what cost.
+    """
     with Orchestrator(project) as orchestrator:
         runs = orchestrator.chains()
         if chain is None:

@@ -58,7 +58,10 @@ def costs(
     chain_id: Annotated[
         str | None, typer.Option("--chain-id", metavar="NAME", help="The tasks of one chain, by its name or id.")
     ] = None,
-    by: Annotated[By | None, typer.Option("--by", help="Group all history by this.")] = None,
+    by: Annotated[
+        By | None,
+        typer.Option("--by", metavar="WHAT", help="Group all history by platform, model, day, chain, batch or type."),
+    ] = None,
     since: Annotated[
         str | None,
         typer.Option("--since", metavar="MOMENT", help="From then on: 2026-11-01, 24h, 7d or today."),
@@ -69,7 +72,10 @@ def costs(
     format: FormatOption = Format.text,
     project: ProjectOption = None,
 ) -> int:
-    """Show what was spent and saved: without options, today by platform."""
+    """Show what was spent and saved.
+
+    Without options: today by platform.
+    """
     if sum(option is not None for option in (chain_id, by, sql)) > 1:
         raise InvalidInput("Choose one of --chain-id, --by and --sql.")
     if since is not None and (chain_id is not None or sql is not None):
@@ -105,7 +111,10 @@ def prune(
     format: FormatOption = Format.text,
     project: ProjectOption = None,
 ) -> int:
-    """Remove history for good: requests, answers and what they cost, from before a moment."""
+    """Remove history from before a moment, for good.
+
+    Requests, answers, and what they cost.
+    """
     with Orchestrator(project) as orchestrator:
         going = orchestrator.costs.summary(until=before)["value"]["attempts"]
         if not yes:

@@ -55,7 +55,10 @@ def demo(
     format: FormatOption = Format.text,
     project: ProjectOption = None,
 ) -> int:
-    """Label real text with the embedded demo model: no key, no account, no cost."""
+    """Label real text with a small local model, free.
+
+    It is embedded: no key, no account, no cost.
+    """
     model = _ready_model()
     frame = data.demo_frame().head(rows) if rows is not None else data.demo_frame()
     render.message(f"{len(frame)} rows: {data.SOURCE}.")

@@ -51,7 +51,10 @@ def plan(
     format: FormatOption = Format.text,
     project: ProjectOption = None,
 ) -> int:
-    """Show what `batch` would do with a file, and send nothing: who answers what, at what cost, out of which quota."""
+    """Show what `batch` would do, and send nothing.
+
+    Who answers what, at what cost, out of which quota.
+    """
     options = call_options(
         type, platform, strict, model, system, max_tokens, temperature, schema, tag, max_cost, deadline, no_reuse
     )

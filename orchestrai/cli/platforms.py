@@ -14,7 +14,10 @@ from orchestrai.platforms.listing import Listed
 
 
 def platforms(format: FormatOption = Format.text, project: ProjectOption = None) -> int:
-    """List what can answer, how much of each plan is left, and how to get the rest. No model is asked for it."""
+    """List what can answer, and how to get the rest.
+
+    With how much of each plan is left. No model is asked for it.
+    """
     with Orchestrator(project) as orchestrator:
         read_quota(orchestrator)
         listing, ledger = orchestrator.platforms, orchestrator.ledger_path

@@ -14,7 +14,10 @@ from orchestrai.plan import WindowUse
 
 
 def quota(format: FormatOption = Format.text, project: ProjectOption = None) -> int:
-    """Show how much of every quota window and budget is used, until when, and who says so. No model is asked for it."""
+    """Show how much of every quota and budget is used.
+
+    Until when, and who says so. No model is asked for it.
+    """
     with Orchestrator(project) as orchestrator:
         read_quota(orchestrator)
         meters = orchestrator.quota

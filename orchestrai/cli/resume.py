@@ -21,16 +21,14 @@ def resume(
     context: typer.Context,
     batch: Annotated[
         str | None,
-        typer.Argument(
-            metavar="[BATCH]", help="Id or name of a batch; without it, the newest that has answers missing."
-        ),
+        typer.Argument(metavar="BATCH", help="Id or name of a batch; without it, the newest that has answers missing."),
     ] = None,
     format: FormatOption = Format.text,
     project: ProjectOption = None,
 ) -> int:
-    """Go on with a batch that was interrupted, killed, or left with failures: what is answered costs nothing.
+    """Go on with a batch that has answers missing.
 
-    It repeats the command that made the batch, in its folder; the input file is read again.
+    It repeats the command that made the batch, in its folder; the input file is read again. What is answered costs nothing.
     """
     with Orchestrator(project) as orchestrator:
         found = _command_of(orchestrator.resumable(batch), batch)

@@ -22,11 +22,16 @@ def status(
     task: Annotated[
         str | None, typer.Option("--task", metavar="ID", help="Tell every attempt, wait, route and price of one task.")
     ] = None,
-    hours: Annotated[float, typer.Option("--hours", min=0, help="How far back finished calls are listed.")] = 24,
+    hours: Annotated[
+        float, typer.Option("--hours", min=0, metavar="H", help="How far back finished calls are listed.")
+    ] = 24,
     format: FormatOption = Format.text,
     project: ProjectOption = None,
 ) -> int:
-    """List the calls under way in every process that shares the ledger, and those of the last day; or explain one task."""
+    """List the calls under way and of late, or explain one task.
+
+    Calls under way are those of every process that shares the ledger.
+    """
     with Orchestrator(project) as orchestrator:
         if task is not None:
             explanation = orchestrator.explain(task)
