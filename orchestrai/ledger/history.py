@@ -93,17 +93,22 @@ def resumable(
 
     Args:
         connection: A reading connection.
-        named: Id or name of a batch; None for the newest that a shell made, ended, and left unfinished or with failures.
+        named: Id or name of a batch; None for the newest that a shell made, ended, and left unfinished or with failures. One
+            whose command was given again since counts as what came of that.
         is_alive: Tells whether an owner's process lives.
 
     Returns:
         What `calls_since` tells of a call, and `command`: JSON, None where no shell made it. None when there is none.
     """
+    given_again: set[str] = set()
     for call in _dicts(connection.execute(_COMMANDS, (named,))):
+        if call["command"] in given_again:
+            continue
         _told(connection, call, is_alive)
         left = call["status"] != "finished" or any(status != "succeeded" for status in call["settled"])
         if named is not None or (left and call["status"] != "running"):
             return call
+        given_again.add(call["command"])
     return None
 
 

@@ -396,6 +396,10 @@ def test_resume_takes_the_newest_batch_of_a_shell_that_has_answers_missing(shell
     again = shell.json("resume", code=1)
     assert [(r["status"], r["reused"]) for r in again["results"]] == [("succeeded", True), ("failed", False)]
     assert shell.json("resume", "first", code=1)["success_count"] == 1
+    shell.file("tasks.json", ["a", "b"])
+    assert shell("resume").returncode == 0
+    done = shell("resume")  # the same batch has its answers now
+    assert (done.returncode, "no batch to go on with" in done.stderr) == (2, True), done.stderr
 
 
 @pytest.mark.parametrize("killed", ["kill", "folder"])
