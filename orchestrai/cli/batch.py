@@ -132,6 +132,7 @@ def show_batch(batch: BatchResult, *, rows: bool) -> None:
             [_row(result, batch) for result in batch.results[:ROWS_SHOWN]],
             ("row", "status", "prompt", "answer", "platform", "cost"),
             right={0, 5},
+            prose={2, 3},
         )
         if len(batch) > ROWS_SHOWN:
             render.show_text(f"… {text.count(len(batch) - ROWS_SHOWN)} more (--output FILE writes all of them)")

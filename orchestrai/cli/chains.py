@@ -113,13 +113,12 @@ def _show_runs(runs: Sequence[Mapping[str, Any]]) -> None:
         return
     rows = [
         [text.excerpt(run["name"], 40), text.excerpt(run["project"] or "", 24), text.count(run["tasks"]),
-         str(run["depth"] or 0), text.count(run["attempts"]),
-         ("at least " if run["unpriced"] else "") + text.money(from_pico(run["cost"] or 0)),
-         text.local_time(run["created_at"]), text.local_time(run["last_at"]), run["chain_id"]]
+         str(run["depth"] or 0), ("at least " if run["unpriced"] else "") + text.money(from_pico(run["cost"] or 0)),
+         text.local_time(run["last_at"]), run["chain_id"]]
         for run in runs
     ]  # fmt: skip
-    titles = ("name", "project", "tasks", "depth", "attempts", "cost", "since", "last", "run")
-    render.show_table(rows, titles, right={2, 3, 4, 5})
+    titles = ("name", "project", "tasks", "depth", "cost", "last", "run")
+    render.show_table(rows, titles, right={2, 3, 4}, prose={0, 1, 5})
 
 
 def _show_steps(steps: Sequence[Step]) -> None:
@@ -135,4 +134,4 @@ def _show_steps(steps: Sequence[Step]) -> None:
         for step in steps
     ]  # fmt: skip
     titles = ("step", "follows", "status", "platform", "attempts", "cost", "prompt", "answer", "task")
-    render.show_table(rows, titles, right={0, 4, 5})
+    render.show_table(rows, titles, right={0, 4, 5}, prose={1, 3, 6, 7})

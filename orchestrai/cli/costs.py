@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from decimal import Decimal
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -13,6 +14,7 @@ from orchestrai.cli import render
 from orchestrai.cli.options import Format, FormatOption, ProjectOption
 from orchestrai.cli.records import plain
 from orchestrai.cli.running import REFUSED, SUCCEEDED
+from orchestrai.costs.period import moment_of
 from orchestrai.errors import InvalidInput
 from orchestrai.orchestrator import Orchestrator
 from orchestrai.text import count, duration, money
@@ -37,10 +39,11 @@ _KEYS: Final = {
     By.model: ("platform", "model", "tier"),
     By.day: ("day",),
     By.chain: ("chain", "chain_id"),
-    By.batch: ("batch", "kind", "batch_id"),
+    By.batch: ("batch",),
     By.type: ("task_type",),
 }
-_FIGURES: Final = ("tasks", "succeeded", "cost", "list_cost", "saved", "input_tokens", "output_tokens", "p95_s")
+_FIGURES: Final = ("tasks", "succeeded", "cost", "list_cost", "saved", "input_tokens", "output_tokens")
+_NAMES: Final = ("platform", "model", "chain")
 _TASK: Final = ("task_id", "depth", "platform", "model", "status", "cost", "list_cost", "input_tokens", "output_tokens",
                 "duration_s")  # fmt: skip
 _TITLES: Final = {
@@ -48,7 +51,6 @@ _TITLES: Final = {
     "list_cost": "list cost",
     "input_tokens": "tokens in",
     "output_tokens": "tokens out",
-    "p95_s": "p95",
     "duration_s": "time",
     "task_type": "type",
 }
@@ -84,12 +86,13 @@ def costs(
         asked = orchestrator.costs
         if sql is not None:
             frame = asked.sql(sys.stdin.read() if sql == "-" else sql, money="decimal")
-            _show(frame, tuple(frame.columns), format, {"query": "sql"}, None)
+            _show(frame, {name: name for name in frame.columns}, format, {"query": "sql"})
             return SUCCEEDED
         if chain_id is not None:
             frame = asked.lineage(chain_id, money="decimal").drop(columns="parents")
             totals = {name: _sum(frame[name]) for name in ("cost", "list_cost")}
-            _show(frame, _TASK, format, {"query": "chain", "chain": chain_id, "total": totals}, _total_line(totals))
+            totals["unknown_cost"] = sum(amount is None for amount in frame["cost"])
+            _show(frame, _titled(_TASK), format, {"query": "chain", "chain": chain_id, "total": totals})
             return SUCCEEDED
         grouped, since = by or By.platform, since if since is not None or by is not None else "today"
         frame = getattr(asked, f"by_{grouped}")(since=since, money="decimal")
@@ -99,7 +102,7 @@ def costs(
         if format is Format.text and not len(frame) and not value["reused"]:
             render.show_text("Nothing was asked today." if since == "today" else "Nothing was asked in that time.")
             return SUCCEEDED
-        _show(frame, (*_KEYS[grouped], *_FIGURES), format, about, _total_line(totals))
+        _show(frame, _titled((*_KEYS[grouped], *_FIGURES)), format, about)
     return SUCCEEDED
 
 
@@ -116,15 +119,16 @@ def prune(
     Requests, answers, and what they cost.
     """
     with Orchestrator(project) as orchestrator:
-        going = orchestrator.costs.summary(until=before)["value"]["attempts"]
+        moment = moment_of(before, "--before")
         if not yes:
             if not sys.stdin.isatty():
                 render.error("This removes history for good. Nobody could be asked, so nothing was removed: add --yes.")
                 return REFUSED
+            going = orchestrator.costs.summary(until=moment)["value"]["attempts"]
             question = f"Remove {count(int(going))} requests and their answers from before {before} for good?"
             if not typer.confirm(question, err=True):
                 return REFUSED
-        pruned = orchestrator.costs.prune(before=before)
+        pruned = orchestrator.costs.prune(before=moment)
     if format is Format.json:
         render.show_json(pruned._asdict())
     else:
@@ -133,66 +137,74 @@ def prune(
     return SUCCEEDED
 
 
-def _show(
-    frame: pd.DataFrame, columns: tuple[str, ...], format: Format, about: dict[str, Any], line: str | None
-) -> None:
-    """Print a frame: as JSON whole, as text the given columns and a line below."""
+def _titled(columns: tuple[str, ...]) -> dict[str, str]:
+    """Return columns with their titles."""
+    return {name: _TITLES.get(name, name.replace("_", " ")) for name in columns}
+
+
+def _show(frame: pd.DataFrame, columns: Mapping[str, str], format: Format, about: dict[str, Any]) -> None:
+    """Print a frame: as JSON whole, as text the given columns under their titles and the total below."""
+    rows = frame.to_dict("records")
     if format is Format.json:
-        rows = [
-            dict(zip(frame.columns, map(plain, row), strict=True)) for row in frame.itertuples(index=False, name=None)
-        ]
-        record = {**about, "rows": rows}
+        record = {**about, "rows": [{str(name): plain(value) for name, value in row.items()} for row in rows]}
         if "total" in record:
             record["total"] = {name: plain(value) for name, value in about["total"].items()}
         render.show_json(record)
         return
-    shown = [name for name in columns if name in frame.columns]
-    cells = [[_text(name, value) for name, value in zip(shown, row, strict=True)]
-             for row in frame[shown].itertuples(index=False, name=None)]  # fmt: skip
     numbers = {
         place
-        for place, name in enumerate(shown)
-        if frame[name].dtype.kind in "iuf" or name in ("cost", "list_cost", "saved")
+        for place, name in enumerate(columns)
+        if frame[name].dtype.kind in "iuf" or any(isinstance(row[name], Decimal) for row in rows)
     }
-    render.show_table(cells, [_TITLES.get(name, name.replace("_", " ")) for name in shown], right=numbers)
-    if line is not None:
+    render.show_table(
+        [[_cell(name, row) for name in columns] for row in rows],
+        [*columns.values()],
+        right=numbers,
+        prose={place for place, name in enumerate(columns) if name in _NAMES},
+    )
+    if "total" in about:
         print()
-        render.show_text(line)
+        render.show_text(_total_line(about["total"]))
 
 
 def _total_line(totals: dict[str, Any]) -> str:
-    parts = [f"billed {money(totals['cost'])}", f"list cost {money(totals['list_cost'])}"]
+    parts = [f"billed {_billed(totals)}", f"list cost {money(totals['list_cost'])}"]
     if "saved" in totals:
         parts.append(f"saved {money(totals['saved'])}")
         parts.append(f"{count(totals['succeeded'])} of {count(totals['tasks'])} tasks succeeded")
         parts += [f"{count(totals['reused'])} reused"] if totals["reused"] else []
-        unknown = totals["unknown_cost"]
-        parts += [f"{count(unknown)} requests of unknown cost"] if unknown else []
+    if totals["unknown_cost"]:
+        parts.append(f"{count(totals['unknown_cost'])} of unknown cost")
     return " · ".join(parts)
+
+
+def _billed(row: Mapping[Any, Any]) -> str:
+    """Return the cost of a row, which is a sum of what is known where the row counts what is not."""
+    if not row.get("unknown_cost"):
+        return money(row["cost"])
+    return f"at least {money(row['cost'])}" if row["cost"] else "unknown"
 
 
 def _sum(amounts: Any) -> Any:
     return sum((amount for amount in amounts if amount is not None), Decimal(0))
 
 
-def _text(name: str, value: Any) -> str:
+def _cell(name: str, row: Mapping[Any, Any]) -> str:
     import pandas as pd
 
-    value = value.item() if hasattr(value, "item") else value  # NumPy's own
+    value = row[name]
+    if name == "cost" and isinstance(value, Decimal):
+        return _billed(row)
     if name in ("cost", "list_cost", "saved"):
         return "unknown" if pd.isna(value) else money(Decimal(value))
     if not isinstance(value, list | tuple | dict) and pd.isna(value):
-        return ""
+        return str(row["batch_id"]) if name == "batch" and "batch_id" in row else ""
     if name.endswith("_s"):
         return duration(float(value))
     if isinstance(value, pd.Timestamp):
         return f"{value:%Y-%m-%d}" if value.tz is None else f"{value:%Y-%m-%d %H:%M:%S} UTC"
     if isinstance(value, bool):
         return str(value).lower()
-    return (
-        count(value)
-        if isinstance(value, int) and name != "seq"
-        else f"{value:.6g}"
-        if isinstance(value, float)
-        else str(value)
-    )
+    if isinstance(value, int) and name != "seq":
+        return count(value)
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -61,7 +61,7 @@ def demo(
     """
     model = _ready_model()
     frame = data.demo_frame().head(rows) if rows is not None else data.demo_frame()
-    render.message(f"{len(frame)} rows: {data.SOURCE}.")
+    render.message(f"{text.count(len(frame))} rows of: {data.SOURCE}.")
     if model.demo:
         render.message(
             f"{model.model} is a demo model: it proves that the pipeline works, not that its answers are good."
@@ -157,6 +157,7 @@ class _Labelled:
                 for words, label, truth in self.rows
             ],
             ("text", "label", "truth", ""),
+            prose={0},
         )
         batch, count = self.batch, len(self.rows)
         took = text.duration(batch.duration_s)

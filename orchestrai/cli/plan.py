@@ -118,7 +118,7 @@ def _show(plan: Plan) -> None:
         show_windows(plan.quota_after, planned=True)
     if len(plan):
         print()
-        render.show_table(plan_text.plan_rows(plan), plan_text.PLAN_TITLES, right={0, 4, 5})
+        render.show_table(plan_text.plan_rows(plan), plan_text.PLAN_TITLES, right={0, 4, 5}, prose={1, 2, 3})
     if plan.excluded:
         print()
         render.show_facts([(name, f"not asked: {text.excerpt(why, 200)}") for name, why in plan.excluded.items()])

@@ -25,7 +25,7 @@ def platforms(format: FormatOption = Format.text, project: ProjectOption = None)
         render.show_json({"platforms": [_record(row) for row in listing], "ledger": str(ledger)})
     else:
         titles, rows = listing.table()
-        render.show_table(rows, titles)
+        render.show_table(rows, titles, prose=range(2, len(titles)))
         print()
         render.show_facts([(row.name, row.why) for row in listing])
         render.message(f"\nLedger: {ledger}")

@@ -57,4 +57,5 @@ def window_record(use: WindowUse, reserved: float | None = None) -> dict[str, An
 
 def show_windows(uses: Iterable[WindowUse], *, planned: bool) -> None:
     """Print quota windows and budgets; `planned` adds what a plan will use of them."""
-    render.show_table(plan_text.window_rows(uses, planned=planned), plan_text.QUOTA_TITLES, right={2, 3, 4})
+    rows = plan_text.window_rows(uses, planned=planned)
+    render.show_table(rows, plan_text.QUOTA_TITLES, right={2, 3, 4}, prose={0, 1, 6})

@@ -18,6 +18,8 @@ from orchestrai.cli.records import json_text
 if TYPE_CHECKING:
     from rich.console import Console
 
+_GAP: Final = 2  # columns of a terminal between two columns of a table
+_PROSE_WIDTH: Final = 10  # least of a column that may take several lines
 _DIM: Final = "dim"
 _WORD_STYLES: Final = {
     "succeeded": "green",
@@ -126,27 +128,44 @@ def show_facts(facts: Facts) -> None:
         console.print(line, soft_wrap=True)
 
 
-def show_table(rows: Sequence[Sequence[str]], headers: Sequence[str], *, right: Collection[int] = ()) -> None:
-    """Print a table on stdout: fitted to a terminal's width, or in plain text with aligned columns.
+def show_table(
+    rows: Sequence[Sequence[str]], headers: Sequence[str], *, right: Collection[int] = (), prose: Collection[int] = ()
+) -> None:
+    """Print a table on stdout, in plain text with aligned columns; in a terminal, fitted to its width.
+
+    An amount or an id is never broken: where a terminal is too narrow for that, each row is a block of facts.
 
     Args:
         rows: Cells as text, each row as long as `headers`.
         headers: Titles of the columns.
         right: Numbers of the columns that are aligned to the right.
+        prose: Numbers of the columns that may take several lines.
     """
     console = _console(sys.stdout)
     if console is None:
         print(text.table(rows, headers, right=right))
         return
-    from rich import box
+    from rich.box import SIMPLE_HEAD
+    from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", show_edge=False)
-    for number, title in enumerate(headers):
-        table.add_column(Text(title), justify="right" if number in right else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(text.printable(cell), style=_WORD_STYLES.get(cell, "")) for cell in row))
+    titles = [title.replace(" ", "\n") for title in headers]
+    cells = [[text.printable(" ".join(cell.split())) for cell in row] for row in rows]
+    widths = [max(map(cell_len, [*title.split(), *column])) for title, *column in zip(titles, *cells, strict=True)]
+    needed = [min(width, _PROSE_WIDTH) if i in prose else width for i, width in enumerate(widths)]
+    if sum(needed) + _GAP * (len(needed) - 1) > console.width:
+        for number, row in enumerate(rows):
+            print("\n" * bool(number), end="")
+            show_facts([(title, cell) for title, cell in zip(headers, row, strict=True) if cell])
+        return
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, _GAP - 1, 0, 0), header_style="bold", show_edge=False)
+    for i, title in enumerate(titles):
+        table.add_column(
+            Text(title), justify="right" if i in right else "left", overflow="fold", no_wrap=i not in prose
+        )
+    for row in cells:
+        table.add_row(*(Text(cell, style=_WORD_STYLES.get(cell, "")) for cell in row))
     console.print(table)
 
 

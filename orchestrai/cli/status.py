@@ -70,13 +70,12 @@ def _show(calls: Sequence[Mapping[str, Any]]) -> None:
         return
     rows = []
     for call in calls:
-        settled = sum(call["settled"].values())
-        failed = settled - call["settled"].get("succeeded", 0)
+        answered, failed = (call["settled"].get(status, 0) for status in ("succeeded", "failed"))
         total = "?" if call["task_count"] is None else text.count(call["task_count"])
         rows.append(
-            [call["status"], text.excerpt(call["name"] or "", 30), call["kind"], text.excerpt(call["project"] or "", 24),
-             f"{text.count(settled)}/{total}", text.count(failed), text.money(from_pico(call["cost"])),
-             text.local_time(call["created_at"]), str(call["pid"]), call["batch_id"]]
+            [call["status"], text.excerpt(f"{call['name'] or call['kind']} in {call['project']}", 60),
+             f"{text.count(answered)}/{total}", text.count(failed), text.money(from_pico(call["cost"])),
+             text.local_time(call["created_at"]), call["batch_id"]]
         )  # fmt: skip
-    titles = ("status", "name", "kind", "project", "settled", "failed", "cost", "since", "process", "batch")
-    render.show_table(rows, titles, right={4, 5, 6})
+    titles = ("status", "call", "answered", "failed", "cost", "since", "batch")
+    render.show_table(rows, titles, right={2, 3, 4}, prose={1, 5})

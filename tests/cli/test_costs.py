@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from test_app import DOCS, HOSTILE, PRICES, Shell
 
@@ -51,6 +53,17 @@ def test_the_cost_of_a_batch_is_the_same_in_its_file_and_in_costs(shell):
     whole = shell.json("batch", "-i", tasks, "--yes", "--name", "four")
     rows = {row["batch"]: row for row in shell.json("costs", "--by", "batch")["rows"]}
     assert rows["four"]["cost"] == whole["total_cost"] > 0
+
+
+def test_a_cost_that_is_not_known_is_never_shown_as_nothing(shell):
+    shell("submit", "-p", "x", "--model", "unpriced", "--chain-id", "report", "--yes")
+    by_model, by_platform, chain = (
+        shell("costs", *w).stdout for w in (("--by", "model"), (), ("--chain-id", "report"))
+    )
+    assert re.search(r"^openai +unpriced +paid +1 +1 +unknown ", by_model, re.MULTILINE)
+    assert re.search(r"^openai +paid +7 +7 +at least \$0\.0", by_platform, re.MULTILINE)
+    for shown in (by_model, by_platform, chain):
+        assert re.search(r"\nbilled at least \$0\.0.* 1 of unknown cost$", shown, re.MULTILINE)
 
 
 def test_a_chain_is_shown_by_name_and_a_wrong_name_is_put_right(shell):
@@ -112,7 +125,8 @@ def test_pruning_asks_unless_it_is_told_not_to_and_says_what_went(shell):
     assert shell.json("prune", "--before", "0m", "--yes") == {"requests": 5, "tasks": 0, "calls": 1}
     assert shell.json("costs", "--by", "platform")["total"]["tasks"] == 1
     assert "Removed 0 requests" in shell("prune", "--before", "90d", "--yes").stdout
-    assert shell("prune", "--before", "long ago", "--yes").returncode == 2
+    wrong = shell("prune", "--before", "long ago", "--yes")
+    assert (wrong.returncode, "--before='long ago'" in wrong.stderr) == (2, True)
 
 
 def test_every_field_of_the_json_is_documented(shell):

@@ -70,6 +70,9 @@ class Terminal:
         self.wait_for(lambda screen: re.search(r"^exit \d+$", screen, re.MULTILINE))
         return self.screen(styles=styles)
 
+    def resize(self, columns: int) -> None:
+        self._tmux("resize-window", "-x", str(columns))
+
     def close(self) -> None:
         self._tmux("kill-server")
 
@@ -167,3 +170,17 @@ def test_status_in_another_terminal_shows_what_runs(tmp_path, server, terminal):
     (row,) = [line for line in screen.splitlines() if re.search(r"running +here", line)]
     assert "1/2" in row
     terminal.type("kill %1")
+
+
+@pytest.mark.parametrize("columns", [50, 80, 100, 140])
+def test_no_amount_and_no_id_is_broken_however_narrow_the_terminal_is(tmp_path, terminal, columns):
+    prices = '[prices."127.0.0.1/gpt-5-mini"]\ninput_mtok = "0.25"\noutput_mtok = "2"\n'
+    (tmp_path / "orchestrai.toml").write_text(prices)
+    terminal.resize(columns)
+    terminal.run("orchestrai submit --chain-id c -y -p 'a prompt of several words'")
+    for words in ("costs --by batch", "costs --chain-id c", "status", "chains", "chains c"):
+        screen = terminal.run(f"orchestrai {words} > plain; orchestrai {words}")
+        table = (tmp_path / "plain").read_text().split("\n\n")[0]
+        whole = re.findall(r"\$[\d.]+|[0-9a-f]{32}", table)
+        assert whole, table
+        assert [word for word in whole if word not in screen] == [], screen
