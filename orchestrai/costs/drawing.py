@@ -17,7 +17,7 @@ BARS: Final = 12  # rows of a table, bars of a plot
 _MOST_DAYS: Final = 120  # bars by day; beyond, by week, then by month
 _GAP: Final = "\u00a0"  # never broken
 _BLOCKS: Final = " ▏▎▍▌▋▊▉█"
-_BAR: Final = 6  # characters
+_BAR: Final = 4  # characters
 _CELL: Final = 26  # characters that stand in one line of the first column
 _BETWEEN: Final = "rgba(0,158,115,0.22)"  # what was saved, behind lines
 _MONEY_AXIS: Final = {"tickprefix": "$", "tickformat": "~g", "rangemode": "tozero"}
@@ -94,6 +94,7 @@ def by_day(figure: Figure, frame: pd.DataFrame, of: str, row: int = 1, col: int 
                 legendgroup=label(platform),
                 marker={"color": colour},
                 hovertemplate="%{x|%Y-%m-%d}<br>$%{y:,.6~f}",
+                showlegend=True,
             ),
             row=row,
             col=col,
@@ -158,7 +159,7 @@ def table(figure: Figure, frame: pd.DataFrame, row: int = 1, col: int = 1) -> No
     }  # fmt: skip
     figure.add_trace(
         go.Table(
-            columnwidth=[3.9, 1.6, 1.9, 2.3, 2.3, 1.3, 1.1, 1.1],
+            columnwidth=[3.5, 1.6, 1.7, 2.5, 2.5, 1.3, 1.2, 1.2],
             header={**common, "values": list(titles)},
             cells={**common, "values": cells},
         ),

@@ -11,7 +11,8 @@ from orchestrai.costs.figures import Figure, colours, label, nothing
 
 _LINE: Final = "rgba(128,128,128,0.6)"  # seen on light and on dark
 _SMALLEST, _LARGEST = 16.0, 46.0  # diameters of nodes [px]
-_NAMED: Final = 40  # nodes that have their names written below them
+_ROW, _COLUMN = 64.0, 1_000.0  # height of a row, and of all of them at the most [px]
+_NAME: Final = 18.0  # height of a name below its node [px]
 _SYMBOLS: Final = {"succeeded": "circle", "failed": "x"}  # any other status has no answer
 
 _Places = dict[str, tuple[float, float]]
@@ -48,14 +49,17 @@ def draw(figure: Figure, nodes: Sequence[Node]) -> None:
         if x:
             line = {"color": _LINE, "width": 1.5, "dash": dash}
             figure.add_trace(go.Scatter(x=x, y=y, mode="lines", line=line, hoverinfo="skip", showlegend=False))
-    sizes = _sizes(nodes)
+    deepest, rows = max(x for x, _ in places.values()), 1 + 2 * max(y for _, y in places.values())
+    row = min(_ROW, _COLUMN / rows)
+    named = row >= _SMALLEST + _NAME
+    sizes = _sizes(nodes, min(_LARGEST, row - _NAME if named else row))
     for platform, colour in colours(sorted(node.platform for node in nodes)).items():
         own = [node for node in nodes if node.platform == platform]
         figure.add_trace(
             go.Scatter(
                 x=[places[node.id][0] for node in own],
                 y=[places[node.id][1] for node in own],
-                mode="markers+text" if len(nodes) <= _NAMED else "markers",
+                mode="markers+text" if named else "markers",
                 name=label(platform),
                 text=[node.name for node in own],
                 textposition="bottom center",
@@ -71,11 +75,9 @@ def draw(figure: Figure, nodes: Sequence[Node]) -> None:
                 showlegend=True,
             )
         )
-    deepest = max(x for x, _ in places.values())
-    tallest = max(y for _, y in places.values())
     figure.update_xaxes(visible=False, range=[-0.5, deepest + 0.5])
-    figure.update_yaxes(visible=False, range=[tallest + 0.7, -tallest - 0.7])
-    figure.update_layout(height=min(1200, 260 + round(96 * tallest)), legend={"itemsizing": "constant"})
+    figure.update_yaxes(visible=False, range=[rows / 2 + 0.2, -rows / 2 - 0.2])
+    figure.update_layout(height=round(140 + row * rows), legend={"itemsizing": "constant"})
 
 
 def _places(nodes: Sequence[Node]) -> _Places:
@@ -95,12 +97,13 @@ def _places(nodes: Sequence[Node]) -> _Places:
     return places
 
 
-def _sizes(nodes: Sequence[Node]) -> dict[str, float]:
+def _sizes(nodes: Sequence[Node], largest: float) -> dict[str, float]:
     """Return the diameter of each node [px]: its area grows with what it cost."""
     paid = any(node.cost for node in nodes)
     money = {node.id: node.cost if paid else node.list_cost for node in nodes}
     most = max(money.values()) or 1.0
-    return {name: _SMALLEST + (_LARGEST - _SMALLEST) * (amount / most) ** 0.5 for name, amount in money.items()}
+    smallest = min(_SMALLEST, largest)
+    return {name: smallest + (largest - smallest) * (amount / most) ** 0.5 for name, amount in money.items()}
 
 
 def _lines(places: _Places, pairs: Iterable[tuple[str, str]]) -> tuple[list[Any], list[Any]]:
