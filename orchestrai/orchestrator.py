@@ -694,10 +694,13 @@ class Orchestrator:
     ) -> BatchResult:
         with rare_collections:
             batch = self._batch_call(read_batch(self._around, prompts, options, call, parents), call)
-            self.last_batch = batch.finish()  # whatever ends it from here on
-            draft = await self._drafted(batch).wait()
-            self.last_plan = batch.plan(draft)
-            await self._preflight.pass_(self.last_plan, call["confirm"])
+            try:
+                draft = await self._drafted(batch).wait()
+                self.last_plan = batch.plan(draft)
+                await self._preflight.pass_(self.last_plan, call["confirm"])
+            except BaseException:  # whatever it was, it goes on, and the newest batch is one of which nothing was sent
+                self.last_batch = batch.finish()
+                raise
             return await self._executed(batch, draft)
 
     def _drafted(self, batch: BatchCall) -> Errand[Draft]:

@@ -188,9 +188,9 @@ def _impossible(reply: Reply) -> str | None:
     if not _is_text(reply.text):
         return "the answer is not text that can be kept"
     usage = reply.usage
-    words = (reply.model, reply.service_tier, usage.source)
-    if not all(word is None or _is_text(word) for word in words):
-        return "the reply names its model or tier by something that is not text"
+    for word in (reply.model, reply.service_tier, usage.source):
+        if word is not None and not _is_text(word):
+            return "the reply names its model or tier by something that is not text"
     cached = (usage.cache_read_tokens, usage.cache_write_tokens)
     counts = (usage.input_tokens, *cached, usage.output_tokens, usage.reasoning_tokens)
     for count in counts:

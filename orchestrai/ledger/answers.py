@@ -16,7 +16,7 @@ T = TypeVar("T")
 FOLD_AT: Final = 4096
 """Answers in the log that are folded together."""
 
-_CHUNK: Final = 500  # keys per statement, below the 999 parameters that older builds of SQLite take
+_CHUNK: Final = 480  # values per statement, twice below the 999 parameters that older builds of SQLite take
 
 
 class RecentAnswers:

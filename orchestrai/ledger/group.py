@@ -11,12 +11,13 @@ import asyncio
 import sqlite3
 from collections.abc import Callable, Sequence
 from enum import Enum
+from itertools import chain
 from typing import Any, NamedTuple
 
 from orchestrai.errors import LedgerError
 from orchestrai.ids import now_us
 from orchestrai.ledger import queries, reservations
-from orchestrai.ledger.answers import RecentAnswers
+from orchestrai.ledger.answers import RecentAnswers, chunks
 from orchestrai.ledger.reservations import Charge, Full, Hold, Reserving
 from orchestrai.ledger.rows import (
     AnswerRow,
@@ -167,13 +168,14 @@ class Writing:
         charges = {s.attempt.send_seq: s.charge for s in settlings if s.attempt is not None and s.charge is not None}
         if charges:
             reservations.settle(connection, charges)
-        execute_together(
-            connection,
-            "DELETE FROM claims WHERE (claim, task_id) IN (VALUES ",
-            "(?, ?)",
-            ")",
-            [s.claim for s in settlings if s.claim is not None],
-        )
+        for given_back in chunks(s.claim for s in settlings if s.claim is not None):
+            # A task has one claim, so both lists together name the pairs; SQLite looks no pair up by its key, and reads
+            # every claim there is.
+            marks = ", ".join("?" * len(given_back))
+            connection.execute(
+                f"DELETE FROM claims WHERE claim IN ({marks}) AND task_id IN ({marks})",  # noqa: S608 - only marks
+                [*chain.from_iterable(zip(*given_back, strict=True))],
+            )
 
     def _open(self, connection: sqlite3.Connection, openings: list[Opening]) -> list[Grant]:
         """Claim the tasks and record the requests that may leave; return the answer to each opening."""
