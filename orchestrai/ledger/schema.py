@@ -2,13 +2,14 @@
 
 Rows are append-only, except in `batches`, `claims`, `memories`, `shared`, the index over answers and what is counted for
 quotas, so that an analyst reads on from the last row it saw. Times are UTC [µs since 1970]; money is in pico-dollars [10^-12 USD]; NULL means unknown, 0 a known
-zero. A request is known by the number of its row in `sends`, which grows with every commit; whatever belongs to it has
-the same number.
+zero. A request is known by the number of its row in `sends`, which grows with every commit; whatever belongs to it names
+that number.
 
     batches      one row per call: what was asked, when, by which process
     offers       one row per distinct way to be answered: platform, account, model, tier, and why it was taken
     sends        one row per request, committed before it leaves             (commit 1 of an attempt)
-    attempts     one row per request, committed before its result is shown   (commit 2 of an attempt)
+    attempts     one row per request, committed before its result is shown   (commit 2 of an attempt); in the order of
+                 their ends
     outcomes     one row per task of a call that no attempt of its own settled: reused, cancelled, given up
     tasks        a view: one row per settled task, whatever settled it
     prompts      the text of a task, under its first request
@@ -49,6 +50,10 @@ def _m002_numbers_quotas_chains(connection: sqlite3.Connection) -> None:
     _run(connection, _NUMBERED)
     _run(connection, _QUOTAS)
     _run(connection, _CHAINS)
+
+
+def _m003_ends_as_they_come(connection: sqlite3.Connection) -> None:
+    _run(connection, _APPENDED)
 
 
 def _run(connection: sqlite3.Connection, script: str) -> None:
@@ -184,19 +189,6 @@ FROM old_tasks
 WHERE task_id NOT IN (SELECT s.task_id FROM attempts a JOIN sends s ON s.seq = a.send_seq WHERE a.settles)
 ORDER BY seq;
 
-CREATE VIEW tasks AS
-SELECT s.task_id, s.batch_id, s.task_index, s.sample, s.key, a.status, a.error_class, a.error_message AS error,
-       s.attempt_no AS attempts, NULL AS reused_from, iif(s.attempt_no = 1, a.cost, a.task_cost) AS cost,
-       iif(s.attempt_no = 1, a.list_cost, a.task_list_cost) AS list_cost, s.chain_id,
-       s.parent_task_id, s.root_task_id, s.depth, s.task_type, s.priority, s.tags, s.queued_at,
-       a.finished_at AS settled_at, iif(s.attempt_no = 1, a.duration_ms, a.task_ms) AS duration_ms
-FROM attempts a JOIN sends s ON s.seq = a.send_seq WHERE a.settles
-UNION ALL
-SELECT task_id, batch_id, task_index, sample, key, status, error_class, error, attempts, reused_from, cost,
-       list_cost, chain_id, parent_task_id, root_task_id, depth, task_type, priority, tags, queued_at,
-       settled_at, duration_ms
-FROM outcomes;
-
 CREATE TABLE prompts (send_seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, text TEXT NOT NULL);
 INSERT INTO prompts
 SELECT s.seq, p.kind, p.text FROM sends s JOIN payloads p ON p.ref = s.task_id AND p.kind IN ('prompt', 'messages')
@@ -278,9 +270,42 @@ CREATE TABLE shared (
 ) WITHOUT ROWID
 """
 
+# Requests end in another order than they left. Numbered as they left, each end fell on a page of its own, and a commit
+# wrote three times as many pages as its rows fill.
+_APPENDED: Final = """
+DROP VIEW IF EXISTS tasks;
+ALTER TABLE attempts RENAME TO old_attempts;
+CREATE TABLE attempts (
+    seq INTEGER PRIMARY KEY, send_seq INTEGER NOT NULL UNIQUE, status TEXT NOT NULL, settles INTEGER NOT NULL,
+    error_class TEXT, error_type TEXT, error_message TEXT, http_status INTEGER, retryable INTEGER,
+    retry_after_ms INTEGER, model_used TEXT, service_tier TEXT, input_tokens INTEGER, cache_read_tokens INTEGER,
+    cache_write_tokens INTEGER, output_tokens INTEGER, reasoning_tokens INTEGER, usage_source TEXT NOT NULL,
+    usage_raw TEXT, cost INTEGER, list_cost INTEGER, cost_source TEXT NOT NULL, price_id TEXT, price_match TEXT,
+    finished_at INTEGER NOT NULL, duration_ms REAL, queue_ms REAL, ttft_ms REAL, streamed INTEGER NOT NULL,
+    finish_reason TEXT, schema_valid INTEGER, response_id TEXT, request_id TEXT, rl_requests_left INTEGER,
+    rl_tokens_left INTEGER, task_cost INTEGER, task_list_cost INTEGER, task_ms REAL
+);
+INSERT INTO attempts SELECT NULL, * FROM old_attempts ORDER BY finished_at, send_seq;
+DROP TABLE old_attempts;
+
+CREATE VIEW tasks AS
+SELECT s.task_id, s.batch_id, s.task_index, s.sample, s.key, a.status, a.error_class, a.error_message AS error,
+       s.attempt_no AS attempts, NULL AS reused_from, iif(s.attempt_no = 1, a.cost, a.task_cost) AS cost,
+       iif(s.attempt_no = 1, a.list_cost, a.task_list_cost) AS list_cost, s.chain_id,
+       s.parent_task_id, s.root_task_id, s.depth, s.task_type, s.priority, s.tags, s.queued_at,
+       a.finished_at AS settled_at, iif(s.attempt_no = 1, a.duration_ms, a.task_ms) AS duration_ms
+FROM attempts a JOIN sends s ON s.seq = a.send_seq WHERE a.settles
+UNION ALL
+SELECT task_id, batch_id, task_index, sample, key, status, error_class, error, attempts, reused_from, cost,
+       list_cost, chain_id, parent_task_id, root_task_id, depth, task_type, priority, tags, queued_at,
+       settled_at, duration_ms
+FROM outcomes
+"""
+
 MIGRATIONS: Final[tuple[Callable[[sqlite3.Connection], None], ...]] = (
     _m001_initial,
     _m002_numbers_quotas_chains,
+    _m003_ends_as_they_come,
 )
 SCHEMA_VERSION: Final = len(MIGRATIONS)
 

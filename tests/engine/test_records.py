@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from dataclasses import replace
 from typing import Literal
@@ -51,6 +52,20 @@ def test_every_request_is_there_with_its_kind_and_its_end(tmp_path):
         ("succeeded", 3, result.cost * 10**12, result.chain_id, 2, "testing", '{"k":"v"}')
     ]
     assert rows(tmp_path, "count(*)", "claims") == [(0,)]
+
+
+def test_ends_lie_in_the_order_in_which_they_came(tmp_path):
+    async def late(request):
+        await asyncio.sleep(0.4 - 0.06 * int(request.messages[-1].text))
+        return "done"
+
+    with orchestrator(tmp_path, ScriptedPlatform(replies=late)) as orch:
+        orch.batch_sync([str(i) for i in range(6)])
+    ends = rows(tmp_path, "send_seq, finished_at", "attempts ORDER BY seq")
+    assert [seq for seq, _ in ends] == sorted(
+        (seq for seq, _ in ends), reverse=True
+    )  # the last to leave was answered first
+    assert [at for _, at in ends] == sorted(at for _, at in ends)
 
 
 def test_a_reused_task_is_settled_without_a_request(tmp_path):

@@ -85,6 +85,22 @@ def test_what_version_1_had_answered_is_reused_and_what_it_was_doing_is_in_doubt
     connection.close()
 
 
+def test_what_version_2_had_answered_is_reused_and_ends_are_put_in_their_order(tmp_path):
+    path = stored(2, tmp_path)
+    asked = platform()
+    with orchestrator(tmp_path, asked) as orch:
+        again = orch.batch_sync(["plain", "retry me"], system="Be brief.")
+        assert ([r.output for r in again], asked.prompts) == (["xxx"] * 2, [])
+        assert not orch.batch_sync(["doubtful"])[0].reused
+        assert asked.prompts == ["doubtful"]
+    connection = sqlite3.connect(path)
+    ends = connection.execute("SELECT send_seq, finished_at, status FROM attempts ORDER BY seq").fetchall()
+    assert ends[:-2] == sorted(ends[:-2], key=lambda end: end[1])
+    assert [status for *_, status in ends[-2:]] == ["in_doubt", "succeeded"]
+    assert connection.execute("SELECT count(*) FROM tasks WHERE status = 'failed'").fetchone() == (1,)
+    connection.close()
+
+
 def test_a_migration_that_fails_half_way_leaves_the_old_ledger_as_it_was(tmp_path):
     path = stored(1, tmp_path)
     before = shape(path)
