@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
 from orchestrai.costs.mirror import Mirror
 from orchestrai.costs.sql import frame, rows
-from orchestrai.costs.transfer import marks
 from orchestrai.errors import InvalidInput, nearest
 from orchestrai.results.frames import Money
 
@@ -17,8 +17,16 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-_LOOKED_UP: Final = 500  # ids in one statement of SQLite
+    from orchestrai.ledger.ledger import Ledger
 
+# In DuckDB.
+_CALLED: Final = """
+SELECT chain_id FROM chains WHERE chain_id = $name OR name = $name ORDER BY chain_id = $name DESC, created_at DESC LIMIT 1
+"""
+_NAMES: Final = """
+SELECT DISTINCT coalesce(name, chain_id)
+FROM (SELECT DISTINCT chain_id FROM ledger.work WHERE chain_id IS NOT NULL) LEFT JOIN chains USING (chain_id) LIMIT 10000
+"""
 _TASKS: Final = """
 WITH used AS (
     SELECT task_id, sum(input_tokens) :: BIGINT AS input_tokens, sum(output_tokens) :: BIGINT AS output_tokens,
@@ -37,77 +45,51 @@ SELECT coalesce(u.task_id, t.task_id) AS task_id, coalesce(u.parent_task_id, t.p
 FROM used u FULL JOIN settled t ON u.task_id = t.task_id
 ORDER BY depth NULLS FIRST, coalesce(u.queued_at, t.queued_at), task_id
 """
+# In SQLite, which looks up single tasks faster.
+_LINE: Final = """
+WITH RECURSIVE before (id) AS (
+    VALUES (:task) UNION SELECT parent_task_id FROM handoffs JOIN before ON task_id = id WHERE kind = 'parent'
+), since (id) AS (
+    VALUES (:task) UNION SELECT task_id FROM handoffs JOIN since ON parent_task_id = id WHERE kind = 'parent'
+)
+SELECT id FROM before UNION SELECT id FROM since
+"""
+_HANDED: Final = """
+SELECT task_id, parent_task_id FROM handoffs
+WHERE kind = 'parent' AND task_id IN (SELECT value FROM json_each(?)) ORDER BY task_id, position
+"""
 
 
-def lineage(mirror: Mirror, ledger: Any, name: str, money: Money) -> pd.DataFrame:
+def lineage(mirror: Mirror, ledger: Ledger, name: str, money: Money) -> pd.DataFrame:
     """Return the tasks of a chain, or of the line that a task stands in; see `Costs.lineage`."""
-    chain, task = _found(mirror, name)
-    condition, key = ("chain_id = $key", chain) if chain is not None else ("task_id = $key", task)
-    found = frame(mirror, _TASKS.format(condition=condition), {"key": key}, money=money)
+    chain = _chain(mirror, name)
+    if chain is not None:
+        found = frame(mirror, _TASKS.format(condition="chain_id = $chain"), {"chain": chain}, money=money)
+    else:
+        line = ledger.read(lambda c: _line(c, name))
+        found = frame(mirror, _TASKS.format(condition="list_contains($line, task_id)"), {"line": line}, money=money)
+        if not len(found):
+            known = [chain for (chain,) in rows(mirror, _NAMES)]
+            raise InvalidInput(f"{name!r} is no chain and no task of this ledger.{nearest(name, known)}")
     ids: list[str] = found["task_id"].tolist()
-    handed: list[tuple[str, str]] = ledger.read(lambda c: _handed(c, ids))
     parents: dict[str, list[str]] = defaultdict(list)
-    for child, parent in handed:
+    for child, parent in ledger.read(lambda c: c.execute(_HANDED, (json.dumps(ids),)).fetchall()):
         parents[child].append(parent)
-    for child, parent in zip(ids, found["parent_task_id"], strict=True):
-        if isinstance(parent, str) and not parents[child]:
-            parents[child].append(parent)
     found.insert(2, "parents", [tuple(parents[child]) for child in ids])
-    if task is not None and chain is not None:
-        line = _line(task, parents)
-        found = found[[child in line for child in ids]].reset_index(drop=True)
     return found.assign(cost_below=_below(found, money))
 
 
-def _found(mirror: Mirror, name: str) -> tuple[str | None, str | None]:
-    """Return the id of the chain that is meant, and of the task where it is a task."""
-    by_name = rows(
-        mirror,
-        "SELECT chain_id FROM chains WHERE chain_id = $name OR name = $name ORDER BY chain_id = $name DESC, "
-        "created_at DESC LIMIT 1",
-        {"name": name},
-    ) or rows(mirror, "SELECT chain_id FROM ledger.work WHERE chain_id = ? LIMIT 1", [name])
-    if by_name:
-        return by_name[0][0], None
-    task = rows(
-        mirror,
-        "SELECT chain_id FROM attempts WHERE task_id = $id UNION ALL SELECT chain_id FROM tasks WHERE task_id = $id LIMIT 1",
-        {"id": name},
-    )
-    if task:
-        return task[0][0], name
-    known = [row[0] for row in rows(mirror, "SELECT DISTINCT coalesce(name, chain_id) FROM (SELECT DISTINCT chain_id FROM "
-             "ledger.work WHERE chain_id IS NOT NULL) LEFT JOIN chains USING (chain_id) LIMIT 10000")]  # fmt: skip
-    raise InvalidInput(f"{name!r} is no chain and no task of this ledger.{nearest(name, known)}")
+def _chain(mirror: Mirror, name: str) -> str | None:
+    """Return the id of the chain that is meant: of that id, else the newest run of that name."""
+    for query in (_CALLED, "SELECT chain_id FROM ledger.work WHERE chain_id = $name LIMIT 1"):
+        for (chain,) in rows(mirror, query, {"name": name}):
+            return str(chain)
+    return None
 
 
-def _handed(connection: sqlite3.Connection, tasks: list[str]) -> list[tuple[str, str]]:
-    """Return child and parent of every hand-off to these tasks."""
-    found: list[tuple[str, str]] = []
-    for start in range(0, len(tasks), _LOOKED_UP):
-        some = tasks[start : start + _LOOKED_UP]
-        found += connection.execute(
-            f"SELECT task_id, parent_task_id FROM handoffs WHERE kind = 'parent' AND task_id IN ({marks(some)}) ORDER BY task_id, position",  # noqa: S608
-            some,
-        ).fetchall()
-    return found
-
-
-def _line(task: str, parents: dict[str, list[str]]) -> set[str]:
+def _line(connection: sqlite3.Connection, task: str) -> list[str]:
     """Return a task, those it came from and those that came of it."""
-    children: dict[str, list[str]] = defaultdict(list)
-    for child, some in parents.items():
-        for parent in some:
-            children[parent].append(child)
-    line = {task}
-    for following in (parents, children):
-        waiting = [task]
-        while waiting:
-            for other in following.get(waiting.pop(), ()):
-                if other not in line:
-                    line.add(other)
-                    waiting.append(other)
-    return line
+    return [found for (found,) in connection.execute(_LINE, {"task": task})]
 
 
 def _below(found: pd.DataFrame, money: Money) -> Any:
@@ -115,8 +97,13 @@ def _below(found: pd.DataFrame, money: Money) -> Any:
     import pandas as pd
 
     nothing = Decimal(0) if money == "decimal" else 0.0
-    below = dict(zip(found["task_id"], found["cost"].where(found["cost"].notna(), nothing), strict=True))
-    for task, parent in reversed(list(zip(found["task_id"], found["parent_task_id"], strict=True))):
-        if isinstance(parent, str) and parent in below and parent != task:  # children stand behind their parents
-            below[parent] += below[task]
+    own = dict(zip(found["task_id"], found["cost"].where(found["cost"].notna(), nothing), strict=True))
+    parent_of = dict(zip(found["task_id"], found["parent_task_id"], strict=True))
+    below = dict(own)
+    for task, cost in own.items():
+        seen, parent = {task}, parent_of[task]
+        while isinstance(parent, str) and parent in below and parent not in seen:  # a ledger may say anything
+            below[parent] += cost
+            seen.add(parent)
+            parent = parent_of[parent]
     return pd.Series(list(below.values()), index=found.index, dtype=object if money == "decimal" else "float64")

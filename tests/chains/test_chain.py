@@ -229,6 +229,26 @@ def test_the_graph_has_a_line_for_every_handoff_and_a_colour_for_every_platform(
         assert [(t.name, t.x, t.y) for t in costs.data] == [(t.name, t.x, t.y) for t in figure.data]
 
 
+def test_a_line_of_tasks_is_followed_without_a_chain_and_from_one_chain_into_another(tmp_path):
+    with orchestrator(tmp_path, upper()) as orch:
+        assert len(orch.costs.lineage(orch.chain("empty"))) == 0
+        a = run(orch.chain("one").run("a"))
+        b = run(orch.chain("two").run("b", parent=a))
+        c = run(orch.run("c", parent=b))
+        other = run(orch.run("d", parent=a))
+        whole = [one.task_id for one in (a, b, c)]
+        for task, line in (
+            (a, {*whole, other.task_id}),
+            (b, set(whole)),
+            (c, set(whole)),
+            (other, {a.task_id, other.task_id}),
+        ):
+            assert set(orch.costs.lineage(task.task_id)["task_id"]) == line
+        found = orch.costs.lineage(b.task_id, money="decimal").set_index("task_id")
+        assert found["parents"][c.task_id] == (b.task_id,)
+        assert found["cost_below"][b.task_id] == b.cost + c.cost
+
+
 # --- shared values -------------------------------------------------------------------------------------------------
 
 

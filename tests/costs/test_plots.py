@@ -14,6 +14,7 @@ from test_sql import HOSTILE
 
 from orchestrai import InvalidInput
 from orchestrai.ids import now_us
+from orchestrai.ledger.rows import HandoffRow, insert
 
 EVIL = (
     "<b>x</b>",
@@ -188,13 +189,11 @@ def test_parents_and_children_are_linked(tmp_path):
     other = writer.send(batch, chain_id="c", depth=1, parent_task_id=first.task_id)
     writer.write(*(row for send in (first, second, third, other) for row in (send, writer.end(send, cost=10**12))))
     writer.file.write(lambda c: c.execute("INSERT INTO chains VALUES ('c', 'report', 'here', 1)").rowcount)
-    writer.file.write(
-        lambda c: (
-            c.execute(
-                "INSERT INTO handoffs VALUES (?, 0, 'parent', ?, NULL, NULL, NULL)", (third.task_id, other.task_id)
-            ).rowcount
-        )
-    )
+    handed = [
+        HandoffRow(child.task_id, place, "parent", parent.task_id, None, None, None)
+        for child, place, parent in ((second, 0, first), (other, 0, first), (third, 0, second), (third, 1, other))
+    ]
+    writer.file.write(lambda c: insert(c, HandoffRow, handed))
     writer.close()
     with orchestrator(tmp_path) as orch:
         found = orch.costs.lineage("report", money="decimal").set_index("task_id")
@@ -204,10 +203,10 @@ def test_parents_and_children_are_linked(tmp_path):
             third.task_id: 1,
             other.task_id: 1,
         }
-        assert found["parents"][third.task_id] == (other.task_id,)
+        assert found["parents"][third.task_id] == (second.task_id, other.task_id)
         assert set(orch.costs.lineage(other.task_id)["task_id"]) == {first.task_id, other.task_id, third.task_id}
         lines, nodes = orch.costs.plot.chain("report").data
-        assert list(lines.x).count(None) == 3
+        assert list(lines.x).count(None) == 4
         assert len(nodes.x) == 4
         links = next(trace for trace in orch.costs.plot.timeline("chained").data if trace.type == "scatter")
         assert list(links.x).count(None) == 3
