@@ -118,7 +118,8 @@ def _price(row: Mapping[str, Any]) -> str:
     )
     version = f" {row['price_version']}" if row["price_version"] else ""
     since = f", since {row['price_since']}" if row["price_since"] else ""
+    match = "" if row["price_match"] == row["price_source"] else f"; {row['price_match']}"
     return (
         f"Price of {row['price_provider']}/{row['price_model']} per million tokens: {shown} "
-        f"({row['price_source']}{version}{since}; {row['price_match']})"
+        f"({row['price_source']}{version}{since}{match})"
     )

@@ -29,15 +29,19 @@ QUOTA_TITLES: Final = ("platform", "window", "used", "of", "", "until", "says")
 
 def plan_line(plan: Plan) -> str:
     """Return a plan on one line: `Plan(1,000 tasks: 900 on groq, 100 on openai, cost $0.02 to $0.05, 3 warnings)`."""
-    places = Counter({name: 0 for name, _, _ in plan.by_platform})
-    for (name, _, _), tasks in plan.by_platform.items():
-        places[name] += tasks
-    parts = [f"{count(tasks)} on {excerpt(name, 40)}" for name, tasks in places.most_common()]
-    parts += [f"{count(plan.reused)} reused"] if plan.reused else []
-    parts += [f"{count(plan.unplaced)} without a place"] if plan.unplaced else []
-    parts.append(f"cost {spread(plan.cost)}")
+    parts = [*places(plan), f"cost {spread(plan.cost)}"]
     parts += [counted(len(plan.warnings), "warning")] if plan.warnings else []
     return f"Plan({counted(len(plan), 'task')}: {', '.join(parts)})"
+
+
+def places(plan: Plan) -> list[str]:
+    """Return where the tasks of a plan go: `["900 on groq", "60 on openai", "40 reused"]`."""
+    tasks: Counter[str] = Counter()
+    for (name, _, _), number in plan.by_platform.items():
+        tasks[name] += number
+    found = [f"{count(number)} on {excerpt(name, 40)}" for name, number in tasks.most_common()]
+    found += [f"{count(plan.reused)} reused"] if plan.reused else []
+    return found + ([f"{count(plan.unplaced)} without a place"] if plan.unplaced else [])
 
 
 def spread(cost: Range) -> str:

@@ -272,4 +272,5 @@ class _Live:
 
     def end(self, view: ProgressView) -> None:
         self.show(view)
+        self._bar.columns = self._bar.columns[1:]  # nothing turns any more
         self._bar.stop()

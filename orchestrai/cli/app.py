@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Annotated, Final
 
@@ -16,6 +17,7 @@ import typer
 from orchestrai.cli import batch, chains, costs, demo, plan, platforms, quota, render, resume, status, submit
 from orchestrai.cli.running import BAD_INPUT, INTERRUPTED, NOTHING_RAN, REFUSED, SUCCEEDED
 from orchestrai.errors import ConfirmationNeeded, InvalidInput, NotConfirmed, OrchestraiError
+from orchestrai.text import printable
 from orchestrai.version import __version__
 
 _COMPLETION: Final = "_ORCHESTRAI_COMPLETE"  # how typer's shell completion calls
@@ -38,6 +40,8 @@ model_app.command()(demo.fetch)
 
 def main() -> None:
     """Run the command of this process's arguments and exit with its code."""
+    # Which line of code warns means nothing here.
+    warnings.formatwarning = lambda warning, *_, **__: f"Warning: {printable(str(warning))}\n"
     sys.exit(run(sys.argv[1:]))
 
 
@@ -64,7 +68,11 @@ def run(arguments: Sequence[str]) -> int:
     except (InvalidInput, OSError) as error:
         render.error(str(error))
         return BAD_INPUT
-    except (ConfirmationNeeded, NotConfirmed) as error:
+    except ConfirmationNeeded as error:
+        asked = " ".join(question.text for question in error.plan.questions)
+        render.error(f"{asked} Nobody could answer, so nothing was sent; --yes agrees beforehand.")
+        return REFUSED
+    except NotConfirmed as error:
         render.error(str(error))
         return REFUSED
     except OrchestraiError as error:

@@ -17,7 +17,7 @@ from orchestrai.cli.running import REFUSED, SUCCEEDED
 from orchestrai.costs.period import moment_of
 from orchestrai.errors import InvalidInput
 from orchestrai.orchestrator import Orchestrator
-from orchestrai.text import count, duration, money
+from orchestrai.text import count, counted, duration, money
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -125,15 +125,17 @@ def prune(
                 render.error("This removes history for good. Nobody could be asked, so nothing was removed: add --yes.")
                 return REFUSED
             going = orchestrator.costs.summary(until=moment)["value"]["attempts"]
-            question = f"Remove {count(int(going))} requests and their answers from before {before} for good?"
+            question = (
+                f"Remove {counted(int(going), 'request')} with what was answered, from before {before}, for good?"
+            )
             if not typer.confirm(question, err=True):
                 return REFUSED
         pruned = orchestrator.costs.prune(before=moment)
     if format is Format.json:
         render.show_json(pruned._asdict())
     else:
-        render.show_text(f"Removed {count(pruned.requests)} requests, {count(pruned.tasks)} reused or unsent tasks and "
-                         f"{count(pruned.calls)} calls.")  # fmt: skip
+        tasks = counted(pruned.tasks, "reused or unsent task")
+        render.show_text(f"Removed {counted(pruned.requests, 'request')}, {tasks} and {counted(pruned.calls, 'call')}.")
     return SUCCEEDED
 
 

@@ -110,9 +110,12 @@ def _record(plan: Plan) -> dict[str, Any]:
 
 def _show(plan: Plan) -> None:
     """Print a plan: its sums, what a person should know, its quotas, its first and last tasks."""
-    render.show_facts([("plan", plan_text.plan_line(plan)), *plan_text.plan_facts(plan)])
-    for note in (*plan.warnings, *(question.text for question in plan.questions)):
-        render.show_text(f"! {note}")
+    tasks = ", ".join([f"{text.count(len(plan))} in the file", *plan_text.places(plan)])
+    render.show_facts([("tasks", tasks), *plan_text.plan_facts(plan)])
+    for warning in plan.warnings:
+        render.show_text(f"! {warning}")
+    for question in plan.questions:
+        render.show_text(f"? {question.text}")
     if plan.quota_after:
         print()
         show_windows(plan.quota_after, planned=True)

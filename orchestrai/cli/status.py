@@ -11,7 +11,8 @@ from orchestrai import text
 from orchestrai.cli import render
 from orchestrai.cli.options import Format, FormatOption, ProjectOption
 from orchestrai.cli.records import usd
-from orchestrai.cli.running import BAD_INPUT, SUCCEEDED
+from orchestrai.cli.running import SUCCEEDED
+from orchestrai.errors import InvalidInput
 from orchestrai.explanation import Explanation
 from orchestrai.ids import now_us
 from orchestrai.orchestrator import Orchestrator
@@ -35,11 +36,13 @@ def status(
     with Orchestrator(project) as orchestrator:
         if task is not None:
             explanation = orchestrator.explain(task)
+            if not explanation.attempts and explanation.outcome is None:
+                raise InvalidInput(f"There is no task {task!r} in this ledger.")
             if format is Format.json:
                 render.show_json(_explanation_record(explanation))
             else:
                 render.show_text(repr(explanation))
-            return SUCCEEDED if explanation.attempts or explanation.outcome else BAD_INPUT
+            return SUCCEEDED
         calls = orchestrator.calls(now_us() - int(hours * 3_600_000_000))
     if format is Format.json:
         render.show_json({"calls": [{**call, "cost": usd(from_pico(call["cost"]))} for call in calls]})

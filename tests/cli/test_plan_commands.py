@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import select
 import subprocess
 import time
@@ -59,7 +60,7 @@ def test_cash_that_nobody_can_agree_to_is_not_spent_and_yes_agrees(shell):
     tasks = shell.file("tasks.json", [f"task {i}" for i in range(5)])
     done = shell("batch", "-i", tasks)
     assert done.returncode == 4
-    assert "Nobody could answer, so nothing was sent" in done.stderr
+    assert re.fullmatch("Error: .* Nobody could answer, so nothing was sent; --yes agrees beforehand.\n", done.stderr)
     assert shell.requests() == 0
     done = shell("batch", "-i", tasks, "--yes", "-o", "out.json")
     assert done.returncode == 0, done.stderr
@@ -103,7 +104,8 @@ def test_a_person_in_a_terminal_is_asked_and_their_word_counts(shell, answer, co
 
 
 def test_quota_tells_used_limit_share_and_source(shell):
-    shell("batch", "-i", shell.file("tasks.json", ["a", "b"]), "--yes")
+    done = shell("batch", "-i", shell.file("tasks.json", ["a", "b"]), "--yes")
+    assert re.match("Warning: free: 67 % of 3 requests per day will be used", done.stderr)
     done = shell("quota")
     assert done.returncode == 0, done.stderr
     assert "3 requests per day" in done.stdout
@@ -125,7 +127,9 @@ def test_status_lists_calls_and_explains_a_task(shell):
     explained = shell.json("status", "--task", calls and record["task_id"])
     assert explained["outcome"]["status"] == "succeeded"
     assert [row["platform"] for row in explained["source"]] == ["free"]
-    assert shell("status", "--task", "nonsense").returncode == 2
+    unknown = shell("status", "--task", "nonsense")
+    assert (unknown.returncode, unknown.stdout) == (2, "")
+    assert unknown.stderr == "Error: There is no task 'nonsense' in this ledger.\n"
 
 
 def test_a_call_whose_process_is_gone_is_interrupted_and_one_that_lives_is_running(shell):
