@@ -139,16 +139,17 @@ function renderCall(model, host) {
     const state = model.get("state");
     const over = state.status !== "running";
     const gone = lost && !over;
+    const ended = over || gone; // then nothing is under way, and nothing is left to wait for
     root.dataset.status = gone ? "lost" : state.status;
     root.setAttribute("aria-label", state.title ? `Progress of ${state.title}` : "Progress");
     say(status, gone ? "Not connected" : pressed && !over ? "Cancelling" : (STATUS[state.status] ?? state.status));
     say(name, state.title);
     say(step, state.step);
-    cancel.hidden = over || gone;
+    cancel.hidden = ended;
     cancel.disabled = pressed;
     say(percent, state.percent === null ? "" : `${Math.floor(state.percent)} %`);
     say(done, state.done);
-    say(left, over ? "" : state.left);
+    say(left, ended ? "" : state.left);
 
     const shares = KINDS.map((kind) => state.shares.find((part) => part[0] === kind)).filter(Boolean);
     fill(bar, shares, () => add(null, "span"), (part, [kind, , size]) => {
@@ -158,7 +159,7 @@ function renderCall(model, host) {
     bar.hidden = false;
     bar.setAttribute("aria-label", "Tasks settled");
     bar.setAttribute("aria-valuenow", String(Math.floor(state.percent ?? 0)));
-    bar.setAttribute("aria-valuetext", [state.done, over ? "" : state.left].filter(Boolean).join(", "));
+    bar.setAttribute("aria-valuetext", [state.done, ended ? "" : state.left].filter(Boolean).join(", "));
     fill(legend, shares, makeLegend, ({ parts }, [kind, count]) => {
       parts.key.className = `oai-key oai-${kind}`;
       say(parts.words, `${count} ${kind}`);
@@ -167,7 +168,7 @@ function renderCall(model, host) {
       say(parts.title, what);
       say(parts.value, value);
     });
-    fill(platforms, state.platforms, makePlatform, (node, platform) => drawPlatform(node, platform, over));
+    fill(platforms, state.platforms, makePlatform, (node, platform) => drawPlatform(node, platform, ended));
     fill(budgets, state.budgets, makeMeter, (meter, w) => drawMeter(meter, w, "Budget"));
     failures.hidden = state.errors.length === 0;
     say(summary, `Without an answer: ${state.errors.map((error) => `${error[1]} ${error[0]}`).join(", ")}`);

@@ -198,6 +198,8 @@ def test_a_kernel_that_is_restarted_in_a_batch_goes_on_where_it_was_and_the_bill
     opened.settled(20)
     opened.restart()
     page.get_by_text("The kernel is gone").wait_for()
+    assert page.locator(".oai-left").inner_text() == ""
+    assert "in flight" not in page.locator(".oai-facts").inner_text()
     opened.run(0)
     reused, done = re.search(r"(\d+) (\d+)\s*$", outputs_text(opened.run(2))).groups()
     assert int(done) == TASKS
