@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from orchestrai.costs.segments import Segment, load, make_private, segments
 from orchestrai.costs.tables import ATTEMPTS, BATCHES, LOGS, OUTCOMES, SMALL
-from orchestrai.costs.transfer import CHUNK, Chunk, Table, marks
+from orchestrai.costs.transfer import CHUNK, Chunk, Table
+from orchestrai.ledger.answers import chunks, marks
 
 if TYPE_CHECKING:
     import sqlite3
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _AT_ONCE: Final = 4 * CHUNK  # numbers that one transaction reads of each log
-_LOOKED_UP: Final = 500  # ids in one statement, below the 999 parameters that older builds of SQLite take
 _LATE_MS: Final = 60_000  # by which ids of several processes may be out of order
 _KEPT_TO_ITSELF: Final[dict[str, str | bool | int | float | list[str]]] = {
     "autoinstall_known_extensions": "false",
@@ -175,14 +175,14 @@ class Mirror:
             connection.execute("ROLLBACK")
 
     def _ends_of_open(self, connection: sqlite3.Connection) -> Iterator[Chunk]:
-        for some in _parts(self._open):
+        for some in chunks(self._open):
             yield ATTEMPTS.read(connection, f"s.seq IN ({marks(some)}) AND a.send_seq IS NOT NULL", some)
 
     def _changed_batches(self, connection: sqlite3.Connection, *, everything: bool) -> Iterator[Chunk]:
         if everything:
             yield BATCHES.read(connection, "true", ())
             return
-        for some in _parts(self._unfinished):
+        for some in chunks(self._unfinished):
             yield BATCHES.read(connection, f"batch_id IN ({marks(some)})", some)
         yield BATCHES.read(connection, "batch_id > ?", (_a_minute_before(self._newest_batch),))
 
@@ -192,8 +192,8 @@ class Mirror:
         if news.pruned:
             self._drop_pruned(duck, news.first)
         for table in LOGS:
-            if chunks := news.logs[table.name]:
-                table.store(duck, chunks)
+            if pieces := news.logs[table.name]:
+                table.store(duck, pieces)
         ended = [chunk for chunk in news.ended if chunk]
         _replace(duck, ATTEMPTS, "seq", "BIGINT", ended)
         _replace(duck, BATCHES, "batch_id", "VARCHAR", [chunk for chunk in news.batches if chunk])
@@ -236,7 +236,7 @@ class Mirror:
             "SELECT batch_id FROM ledger.outcomes WHERE seq > ?) ANTI JOIN ledger.batches USING (batch_id)",
             [self._last[table.name] for table in (ATTEMPTS, OUTCOMES)],
         )
-        for some in _parts(missing):
+        for some in chunks(missing):
             if chunk := self._source.read(partial(BATCHES.read, where=f"batch_id IN ({marks(some)})", values=some)):
                 BATCHES.store(duck, [chunk])
 
@@ -278,8 +278,8 @@ class Mirror:
         if missing:
             with contextlib.suppress(OSError):
                 make_private(self._folder)
-        for segment, chunks in self._read_ahead(table, missing):
-            table.store(duck, chunks)
+        for segment, pieces in self._read_ahead(table, missing):
+            table.store(duck, pieces)
             with contextlib.suppress(OSError, duckdb.Error):  # no room on the disk: the next kernel reads it again
                 if not _still_open(duck, segment):
                     segment.write(duck)
@@ -297,17 +297,16 @@ class Mirror:
         with ThreadPoolExecutor(1, thread_name_prefix="orchestrai-mirror") as thread:
             ahead = thread.submit(read, wanted[0])
             for segment, following in zip(wanted, [*wanted[1:], None], strict=True):
-                chunks = ahead.result()
+                pieces = ahead.result()
                 if following is not None:
                     ahead = thread.submit(read, following)
-                yield segment, chunks
+                yield segment, pieces
 
 
 def _ends(connection: sqlite3.Connection, table: Table) -> tuple[int | None, int]:
     """Return the lowest number of a log, and the highest (0 where it is empty); two statements, each a look at one row."""
-    source = "sends" if table is ATTEMPTS else table.source
-    (first,) = connection.execute(f"SELECT min(seq) FROM {source}").fetchone()  # noqa: S608
-    (last,) = connection.execute(f"SELECT max(seq) FROM {source}").fetchone()  # noqa: S608
+    (first,) = connection.execute(f"SELECT min(seq) FROM {table.log}").fetchone()  # noqa: S608
+    (last,) = connection.execute(f"SELECT max(seq) FROM {table.log}").fetchone()  # noqa: S608
     return first, last or 0
 
 
@@ -318,10 +317,10 @@ def _still_open(duck: duckdb.DuckDBPyConnection, segment: Segment) -> bool:
     return bool(_column(duck, query, segment[1:3]))
 
 
-def _replace(duck: duckdb.DuckDBPyConnection, table: Table, key: str, kind: str, chunks: Sequence[Chunk]) -> None:
+def _replace(duck: duckdb.DuckDBPyConnection, table: Table, key: str, kind: str, pieces: Sequence[Chunk]) -> None:
     """Put rows in the place of those with the same keys; the key is the first column."""
     assert next(iter(table.columns)) == key
-    for chunk in chunks:
+    for chunk in pieces:
         duck.execute(
             f"DELETE FROM ledger.{table.name} WHERE {key} IN (SELECT unnest(from_json(?, '[\"{kind}\"]')))",  # noqa: S608
             (chunk[0],),
@@ -331,11 +330,6 @@ def _replace(duck: duckdb.DuckDBPyConnection, table: Table, key: str, kind: str,
 
 def _column(duck: duckdb.DuckDBPyConnection, query: str, parameters: Sequence[Any] = ()) -> list[Any]:
     return [row[0] for row in duck.execute(query, parameters).fetchall()]
-
-
-def _parts(ids: Sequence[T]) -> Iterator[Sequence[T]]:
-    for start in range(0, len(ids), _LOOKED_UP):
-        yield ids[start : start + _LOOKED_UP]
 
 
 def _a_minute_before(batch_id: str) -> str:

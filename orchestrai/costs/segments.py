@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 SEGMENT: Final = 32_768  # numbers of rows in one file
 _FORM: Final = 1  # of the columns; files of another form are not read
-_STAMPED: Final = {"attempts": "sends", "outcomes": "outcomes"}  # the tables whose rows tell a range from others
 
 
 class Segment(NamedTuple):
@@ -108,10 +107,9 @@ def make_private(folder: Path) -> None:
 
 def _stamp(connection: sqlite3.Connection, table: Table, above: int, upto: int) -> str | None:
     """Return what tells the rows of a range from those of any other ledger; None where it has none."""
-    source = _STAMPED[table.name]
     ends = connection.execute(
-        f"SELECT task_id, seq FROM (SELECT task_id, seq FROM {source} WHERE seq > ?1 AND seq <= ?2 ORDER BY seq LIMIT 1) "  # noqa: S608
-        f"UNION ALL SELECT task_id, seq FROM (SELECT task_id, seq FROM {source} WHERE seq > ?1 AND seq <= ?2 "
+        f"SELECT task_id, seq FROM (SELECT task_id, seq FROM {table.log} WHERE seq > ?1 AND seq <= ?2 ORDER BY seq LIMIT 1) "  # noqa: S608
+        f"UNION ALL SELECT task_id, seq FROM (SELECT task_id, seq FROM {table.log} WHERE seq > ?1 AND seq <= ?2 "
         "ORDER BY seq DESC LIMIT 1)",
         (above, upto),
     ).fetchall()

@@ -8,9 +8,11 @@ the interpreter, so the next rows are read while the last are stored. Measured o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
+
+from orchestrai.ledger.answers import marks
 
 if TYPE_CHECKING:
     import sqlite3
@@ -42,28 +44,33 @@ class Table:
     Args:
         name: In the schema `ledger` of the mirror.
         source: What stands behind FROM in the ledger.
-        number: The column, in terms of the source, whose numbers grow with every commit.
-        columns: Name → expression over the source, and the kind of its values: a type of DuckDB, or money [pico-USD in
-            the ledger], moment [µs since 1970], flag, day.
+        columns: Name → the kind of its values: a type of DuckDB, or money [pico-USD in the ledger], moment [µs since
+            1970], flag, day.
         day_of: The moment whose day, in the person's time zone, is kept beside it.
+        read_as: Expressions over the source, of columns that are not called there as they are here.
     """
 
     name: str
     source: str
-    number: str
-    columns: Mapping[str, tuple[str, str]]
+    columns: Mapping[str, str]
     day_of: str | None = None
+    read_as: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def log(self) -> str:
+        """The table of the ledger whose `seq`, which grows with every commit, numbers its rows."""
+        return self.source.split()[0]
 
     @property
     def create(self) -> str:
         """The statement that makes it, empty."""
-        kept = ", ".join(f"{_kept('NULL', kind)} AS {_quoted(name)}" for name, (_, kind) in self.columns.items())
+        kept = ", ".join(f"{_kept('NULL', kind)} AS {_quoted(name)}" for name, kind in self.columns.items())
         day = ", NULL :: DATE AS day" if self.day_of else ""
         return f"CREATE TABLE ledger.{self.name} AS SELECT {kept}{day} WHERE false"
 
     def read(self, connection: sqlite3.Connection, where: str, values: Sequence[Any]) -> Chunk:
         """Return the rows that a condition over the source leaves."""
-        arrays = ", ".join(f"json_group_array({expression})" for expression, _ in self.columns.values())
+        arrays = ", ".join(f"json_group_array({self.read_as.get(name, name)})" for name in self.columns)
         row = connection.execute(
             f"SELECT count(*), {arrays} FROM {self.source} WHERE {where}",  # noqa: S608 - text of this package
             values,
@@ -76,10 +83,10 @@ class Table:
 
     def read_range(self, connection: sqlite3.Connection, above: int, upto: int) -> list[Chunk]:
         """Return the rows numbered above one number and up to another."""
-        starts = range(above, upto, CHUNK)
+        seq = self.read_as.get("seq", "seq")
         chunks = (
-            self.read(connection, f"{self.number} > ? AND {self.number} <= ?", (start, min(start + CHUNK, upto)))
-            for start in starts
+            self.read(connection, f"{seq} > ? AND {seq} <= ?", (start, min(start + CHUNK, upto)))
+            for start in range(above, upto, CHUNK)
         )
         return [chunk for chunk in chunks if chunk]
 
@@ -88,24 +95,19 @@ class Table:
         names = [f"c{i}" for i in range(len(self.columns))]
         unpacked = ", ".join(
             f"unnest(from_json({name}, '[\"{_STORED.get(kind, (kind,))[0]}\"]')) AS {name}"
-            for name, (_, kind) in zip(names, self.columns.values(), strict=True)
+            for name, kind in zip(names, self.columns.values(), strict=True)
         )
-        kept = ", ".join(_kept(name, kind) for name, (_, kind) in zip(names, self.columns.values(), strict=True))
+        kept = ", ".join(_kept(name, kind) for name, kind in zip(names, self.columns.values(), strict=True))
         place = list(self.columns).index(self.day_of) if self.day_of else 0
         day = f", ({_kept(names[place], 'moment')}) :: DATE" if self.day_of else ""
-        marks = f"({', '.join('?' * len(names))})"
+        values = f"({marks(names)})"
         for start in range(0, len(chunks), _TOGETHER):
             some = chunks[start : start + _TOGETHER]
-            rows = f"(VALUES {', '.join([marks] * len(some))}) v({', '.join(names)})"
+            rows = f"(VALUES {', '.join([values] * len(some))}) v({', '.join(names)})"
             duck.execute(
                 f"INSERT INTO ledger.{self.name} SELECT {kept}{day} FROM (SELECT {unpacked} FROM {rows})",  # noqa: S608
                 [column for chunk in some for column in chunk],
             )
-
-
-def marks(values: Iterable[object]) -> str:
-    """Return `?, ?, ?` for as many parameters."""
-    return ", ".join("?" for _ in values)
 
 
 def _kept(value: str, kind: str) -> str:
