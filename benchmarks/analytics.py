@@ -191,7 +191,8 @@ def grow(folder: Path, count: int) -> None:
         (last,) = connection.execute("SELECT max(seq) FROM sends").fetchone()
         for kind, key in (("sends", "seq"), ("attempts", "send_seq")):
             columns = [row[1] for row in connection.execute(f"PRAGMA table_info({kind})")]
-            kept = ", ".join(f"{key} + {count}" if name == key else name for name in columns)
+            new = {"seq": "NULL", key: f"{key} + {count}"}
+            kept = ", ".join(new.get(name, name) for name in columns)
             connection.execute(f"INSERT INTO {kind} SELECT {kept} FROM {kind} WHERE {key} > ?", (last - count,))
 
     file.write(more)
