@@ -1,4 +1,4 @@
-"""Confirmation: asking the person, in a terminal or in a notebook, before a call goes on."""
+"""Confirmation: what a person has to agree to before a call goes on, and asking them in a terminal or in a notebook."""
 
 from __future__ import annotations
 
@@ -6,15 +6,20 @@ import asyncio
 import os
 import sys
 import threading
-from typing import TYPE_CHECKING, Final
+import warnings
+from collections.abc import Collection
+from typing import Final
 
 from orchestrai import plan_text
 from orchestrai.engine.loop import awake
+from orchestrai.errors import ConfirmationNeeded, NotConfirmed, PlanWarning
+from orchestrai.ids import now_us
+from orchestrai.ledger.queries import consenting, give_consent
 from orchestrai.notebook import kernel
+from orchestrai.plan import Plan, Question
+from orchestrai.routing import preflight
+from orchestrai.surroundings import Surroundings
 from orchestrai.text import printable
-
-if TYPE_CHECKING:
-    from orchestrai.plan import Plan
 
 PATIENCE_S: Final = 120.0
 """How long a question waits for its answer [s]."""
@@ -81,3 +86,103 @@ async def _ask_by_buttons(plan: Plan) -> bool | None:
         for widget in (row, go, stop):
             widget.close()
     return answer
+
+
+def questions(around: Surroundings, plan: Plan, forced: Collection[tuple[str, str]]) -> tuple[Question, ...]:
+    """Return what a plan has to be confirmed for, most pressing first.
+
+    Args:
+        around: What the calls of the orchestrator share.
+        plan: What would run.
+        forced: Platform and model that every task there asked for itself.
+    """
+    if not plan.by_platform:
+        return ()
+    trained = _training(around, plan)
+    agreed = around.engine().ledger.read(consenting) if trained else set()
+    strangers = {
+        name: f'Where that is turned off, write data_use = "none" under [platforms.{name}] in the settings.'
+        for name, account in trained
+        if (name, account) not in agreed
+    }
+    return preflight.questions(
+        plan,
+        ask_above=around.settings.ask_above,
+        forced=forced,
+        without_cash=[
+            f.name for f in around.findings() if f.automatic and f.barred is None and f.tier in ("free", "subscription")
+        ],
+        strangers=strangers,
+    )
+
+
+class Preflight:
+    """Says and asks what has to be said and asked before calls run; each thing once.
+
+    Args:
+        around: What the calls of the orchestrator share.
+    """
+
+    def __init__(self, around: Surroundings) -> None:
+        self._around = around
+        self._said: set[tuple[str, float]] = set()
+
+    async def pass_(self, plan: Plan, confirm: str | None) -> None:
+        """Let a plan pass, once it is said and asked what has to be.
+
+        Raises:
+            ConfirmationNeeded: A person would have to agree, and nobody could answer.
+            NotConfirmed: The person did not agree.
+        """
+        if self._passes(plan, confirm):
+            return
+        self._judge(plan, confirm, await ask(plan))
+
+    def pass_sync(self, plan: Plan, confirm: str | None) -> None:
+        """Do the same in a caller that cannot await: a person can be asked in a terminal alone.
+
+        Raises:
+            ConfirmationNeeded: As `pass_`.
+            NotConfirmed: As `pass_`.
+        """
+        if self._passes(plan, confirm):
+            return
+        self._judge(plan, confirm, ask_in_terminal(plan))
+
+    def _passes(self, plan: Plan, confirm: str | None) -> bool:
+        """Return True where nobody has to be asked; what has to be said is said."""
+        if confirm != "always" and (confirm == "never" or not plan.questions):
+            self._say(plan)
+            return True
+        return False
+
+    def _say(self, plan: Plan) -> None:
+        for text in preflight.to_say(plan, self._said, self._around.settings.warn_at):
+            # The line of code that says so explains nothing, and the caller's is far up, behind a loop.
+            warnings.warn_explicit(text, PlanWarning, "orchestrai", 1)
+
+    def _judge(self, plan: Plan, confirm: str | None, answer: bool | None) -> None:
+        if answer is None and confirm != "always" and all(question.kind == "quota" for question in plan.questions):
+            self._say(plan)
+            return
+        asked = " ".join(question.text for question in plan.questions) or "It was to be confirmed."
+        if answer is None:
+            raise ConfirmationNeeded(
+                f'{asked} Nobody could answer, so nothing was sent. Look at orch.last_plan, then run it with confirm="never".',
+                plan,
+            )
+        if not answer:
+            raise NotConfirmed(f"Nothing was sent. ({asked})", plan)
+        if any(question.kind == "training" for question in plan.questions):
+            agreed = _training(self._around, plan)
+            self._around.engine().ledger.file.write(lambda c: give_consent(c, agreed, now_us()))
+
+
+def _training(around: Surroundings, plan: Plan) -> list[tuple[str, str]]:
+    """Return name and account of the platforms of a plan that may train on the data, and that the person did not choose."""
+    names = {name for name, _, _ in plan.by_platform}
+    return [
+        (f.name, f.platform.account or "")
+        for f in around.findings()
+        if f.platform is not None and f.name in names and f.data_use == "may_train" and not f.chosen
+    ]

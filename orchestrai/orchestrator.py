@@ -17,17 +17,9 @@ from typing import Any, Literal, Self, TypeVar, Unpack, get_args
 
 from orchestrai.attachments import Attachment
 from orchestrai.bridge import Bridge, is_in_loop, wait_nested
-from orchestrai.calls import (
-    BatchCall,
-    Preflight,
-    Surroundings,
-    explained,
-    planned,
-    quota_of,
-    read_batch,
-    refuse_stale,
-)
+from orchestrai.calls import BatchCall, planned, read_batch, refuse_stale
 from orchestrai.chains.chain import Chain
+from orchestrai.confirmation import Preflight
 from orchestrai.costs.costs import Costs
 from orchestrai.engine.batch import Run
 from orchestrai.engine.call import Call
@@ -50,6 +42,7 @@ from orchestrai.ids import now_us
 from orchestrai.intake import Intake
 from orchestrai.ledger.chain_steps import runs_of_chains
 from orchestrai.ledger.chains import chain_of, find_chain
+from orchestrai.ledger.history import explanation_of
 from orchestrai.ledger.housekeeping import Forgotten
 from orchestrai.ledger.queries import newest_quota
 from orchestrai.ledger.rows import QuotaRow
@@ -82,6 +75,7 @@ from orchestrai.routing.offers import Router
 from orchestrai.routing.windows import configured_windows
 from orchestrai.settings import Settings, load, project_of
 from orchestrai.streams import AnswerStream, completed
+from orchestrai.surroundings import Surroundings
 from orchestrai.task import TASK_OPTIONS, Effort, Task, TaskType
 from orchestrai.version import __version__
 
@@ -522,7 +516,7 @@ class Orchestrator:
     @property
     def quota(self) -> Quota:
         """The meters of every quota window and budget: used, reserved, of how much, until when, and who says so."""
-        return quota_of(self._around)
+        return self._around.quota()
 
     def explain(self, result: Result | str) -> Explanation:
         """Return every attempt, wait, route and price of one task.
@@ -538,7 +532,7 @@ class Orchestrator:
         if task_id is None:
             assert isinstance(result, Result)
             raise InvalidInput(f"This task was never sent, so the ledger knows nothing of it: {result.error}")
-        return self._opened().ledger.read(lambda c: explained(c, task_id))
+        return self._opened().ledger.read(lambda c: explanation_of(c, task_id))
 
     def calls(self, since_us: int) -> list[dict[str, Any]]:
         """Return the calls under way in every process that shares the ledger, and those begun since a moment.
@@ -736,7 +730,7 @@ class Orchestrator:
         return result
 
     def _watch(self, run: Run) -> Watch:
-        return Watch(run, lambda: quota_of(self._around, run.engine))
+        return Watch(run, lambda: self._around.quota(run.engine))
 
     def _batch_call(self, intake: Intake, call: Mapping[str, Any]) -> BatchCall:
         batch = BatchCall(self._around, intake, call, self._again, self._run_plan)

@@ -6,6 +6,8 @@ import sqlite3
 from collections.abc import Callable
 from typing import Any, Final
 
+from orchestrai.explanation import Explanation
+
 _LATE_US: Final = 60_000_000  # by which rows of several processes may be out of order
 _NEAR: Final = 500  # requests that are looked through one by one
 
@@ -60,6 +62,18 @@ def outcome_of(connection: sqlite3.Connection, task_id: str) -> dict[str, Any] |
     """Return how a task was settled that no request of its own settled; None for others."""
     found = _dicts(connection.execute(_OUTCOME, (task_id,)))
     return found[0] if found else None
+
+
+def explanation_of(connection: sqlite3.Connection, task_id: str) -> Explanation:
+    """Return what the ledger tells of a task, and of the one whose answer it took."""
+    outcome = outcome_of(connection, task_id)
+    source = outcome["reused_from"] if outcome is not None else None
+    return Explanation(
+        task_id,
+        attempts_of(connection, task_id),
+        outcome,
+        attempts_of(connection, source) if source else (),
+    )
 
 
 def calls_since(connection: sqlite3.Connection, since_us: int, is_alive: Callable[[str], bool]) -> list[dict[str, Any]]:
