@@ -739,10 +739,9 @@ class Orchestrator:
 
     async def _again(self, tasks: list[Task], call: Mapping[str, Any]) -> BatchResult:
         newest = self.last_batch
-        try:
-            return await self.batch(tasks, **call)
-        finally:
-            self.last_batch = newest  # the merged result is the caller's; this part of it is nobody's
+        again = await self.batch(tasks, **call)
+        self.last_batch = newest  # the merged result is the caller's; interrupted, this part of it is all there is
+        return again
 
     async def _run_plan(self, made: BatchCall, plan: Plan) -> BatchResult:
         """Run what a plan says, made anew from the same input: what has changed since is seen before anything is sent."""

@@ -58,6 +58,29 @@ def kept_and_finished_later(folder, server, part):
 # --- cancelling ------------------------------------------------------------------------------------------------------
 
 
+def test_what_an_interrupted_retry_has_finished_is_the_last_batch(tmp_path):
+    down = {"is": True}
+
+    def script(_received):
+        return 400 if down["is"] else None
+
+    async def retried(res, server):
+        task = asyncio.create_task(res.retry_failures())
+        await asyncio.to_thread(server.wait_for, lambda: server.counts["answered"] >= 30)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    with ProviderServer(**SLOW, script=script) as server, orchestrator(tmp_path, openai(server)) as orch:
+        res = orch.batch_sync(PROMPTS, progress="off")
+        assert res.success_count == 0
+        down["is"] = False
+        asyncio.run(retried(res, server))
+        part = orch.last_batch
+        assert part.status == "cancelled"
+        assert 0 < part.success_count < len(PROMPTS)
+
+
 @pytest.mark.parametrize("where", ["here", "another thread", "a coroutine"])
 def test_a_handle_may_be_cancelled_from_anywhere(tmp_path, where):
     async def cancel(handle):
