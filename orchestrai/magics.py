@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import datetime
+from keyword import iskeyword
 from typing import Any, Final
 
 from IPython.core.error import UsageError
@@ -98,7 +99,7 @@ class OrchMagics(Magics):
                     f"There is no variable {told.schema!r} to take as a schema.{nearest(told.schema, variables)}"
                 )
             options["schema"] = variables[told.schema]
-        if told.output and not told.output.isidentifier():
+        if told.output and (not told.output.isidentifier() or iskeyword(told.output)):
             raise UsageError(f"{told.output!r} is no name of a variable.")
         result = self._orchestrator().run_sync(filled(cell.strip(), variables), on_error="continue", **options)
         if told.output:

@@ -109,9 +109,8 @@ class RecentAnswers:
 
 
 def _found(connection: sqlite3.Connection, table: str, by: str, values: Sequence[Any]) -> Iterator[tuple[bytes, int]]:
-    """Yield key and request of the rows of a table that have one of these values."""
-    for chunk in chunks(values):
-        yield from connection.execute(f"SELECT key, send_seq FROM {table} WHERE {by} IN ({marks(chunk)})", chunk)  # noqa: S608 - names from this file
+    """Return key and request of the rows of a table that have one of these values."""
+    return rows_in(connection, f"SELECT key, send_seq FROM {table} WHERE {by} IN", values)  # noqa: S608 - names from this file
 
 
 def chunks(values: Iterable[T]) -> Iterator[Sequence[T]]:
@@ -119,6 +118,21 @@ def chunks(values: Iterable[T]) -> Iterator[Sequence[T]]:
     listed = list(values)
     for start in range(0, len(listed), _CHUNK):
         yield listed[start : start + _CHUNK]
+
+
+def rows_in(
+    connection: sqlite3.Connection, statement: str, values: Iterable[Any], before: Sequence[Any] = ()
+) -> Iterator[Any]:
+    """Yield the rows of a statement that ends in `IN`, for any number of values.
+
+    Args:
+        connection: A connection.
+        statement: The statement up to `IN`.
+        values: What stands behind it.
+        before: What is bound in the statement itself.
+    """
+    for chunk in chunks(values):
+        yield from connection.execute(f"{statement} ({marks(chunk)})", (*before, *chunk))
 
 
 def marks(values: Sequence[Any]) -> str:

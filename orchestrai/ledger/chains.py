@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final, NamedTuple
 
 from orchestrai.ids import new_id
-from orchestrai.ledger.answers import chunks, marks
+from orchestrai.ledger.answers import chunks, rows_in
 from orchestrai.ledger.history import first_near
 from orchestrai.ledger.memories import digest_of
 from orchestrai.ledger.rows import MemoryRow, insert
 
 _COLUMNS: Final = "chain_id, name, project, created_at"
+_SOURCES: Final = """
+SELECT m.memory_id, m.digest, m.chars, length(CAST(coalesce(m.text, t.text) AS BLOB)),
+       substr(coalesce(m.text, t.text), 1, ?), m.deleted_at, m.created_at, o.platform,
+       coalesce(a.model_used, o.model_requested), s.chain_id
+FROM memories m LEFT JOIN answers t ON t.send_seq = m.send_seq LEFT JOIN sends s ON s.seq = m.send_seq
+LEFT JOIN offers o USING (offer_id) LEFT JOIN attempts a ON a.send_seq = m.send_seq WHERE m.memory_id IN
+"""
+_ANSWERED: Final = """
+SELECT s.task_id, a.status, s.task_id, s.seq, t.text, s.chain_id, a.finished_at
+FROM sends s JOIN attempts a ON a.send_seq = s.seq LEFT JOIN answers t ON t.send_seq = s.seq
+WHERE a.settles AND s.seq >= ? AND s.task_id IN
+"""
+_SETTLED: Final = """
+SELECT task_id, status, coalesce(reused_from, task_id), NULL, NULL, chain_id, settled_at FROM outcomes WHERE task_id IN
+"""
 
 
 class ChainRow(NamedTuple):
@@ -97,19 +112,7 @@ def sources(connection: sqlite3.Connection, ids: Iterable[str], beginning: int) 
         ids: Ids of memories.
         beginning: Number of characters.
     """
-    found: dict[str, Source] = {}
-    for chunk in chunks(ids):
-        rows = connection.execute(
-            "SELECT m.memory_id, m.digest, m.chars, length(CAST(coalesce(m.text, t.text) AS BLOB)), "  # noqa: S608 - marks only
-            "substr(coalesce(m.text, t.text), 1, ?), m.deleted_at, m.created_at, "
-            "o.platform, coalesce(a.model_used, o.model_requested), s.chain_id FROM memories m "
-            "LEFT JOIN answers t ON t.send_seq = m.send_seq LEFT JOIN sends s ON s.seq = m.send_seq "
-            "LEFT JOIN offers o USING (offer_id) LEFT JOIN attempts a ON a.send_seq = m.send_seq "
-            f"WHERE m.memory_id IN ({marks(chunk)})",
-            (beginning, *chunk),
-        )
-        found.update((row[0], Source(*row)) for row in rows)
-    return found
+    return {row[0]: Source(*row) for row in rows_in(connection, _SOURCES, ids, (beginning,))}
 
 
 def answered(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, Answered]:
@@ -121,19 +124,9 @@ def answered(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, An
     """
     found: dict[str, Answered] = {}
     for chunk in chunks(ids):
-        rows = connection.execute(
-            "SELECT s.task_id, a.status, s.task_id, s.seq, t.text, s.chain_id, a.finished_at FROM sends s "  # noqa: S608 - marks only
-            "JOIN attempts a ON a.send_seq = s.seq LEFT JOIN answers t ON t.send_seq = s.seq "
-            f"WHERE a.settles AND s.task_id IN ({marks(chunk)}) AND s.seq >= ?",
-            (*chunk, min(first_near(connection, task_id) for task_id in chunk)),
-        )
-        found.update((row[0], Answered(*row)) for row in rows)
-        settled = connection.execute(
-            "SELECT task_id, status, coalesce(reused_from, task_id), NULL, NULL, chain_id, settled_at FROM outcomes "  # noqa: S608 - marks only
-            f"WHERE task_id IN ({marks(chunk)})",
-            chunk,
-        )
-        found.update((row[0], Answered(*row)) for row in settled)
+        earliest = min(first_near(connection, task_id) for task_id in chunk)
+        found.update((row[0], Answered(*row)) for row in rows_in(connection, _ANSWERED, chunk, (earliest,)))
+        found.update((row[0], Answered(*row)) for row in rows_in(connection, _SETTLED, chunk))
     return found
 
 
@@ -159,16 +152,12 @@ def remember(connection: sqlite3.Connection, rows: Sequence[MemoryRow]) -> None:
     insert(connection, MemoryRow, rows)
 
 
-def places(connection: sqlite3.Connection, chain_id: str, ids: Iterable[str]) -> dict[str, Place]:
+def places(connection: sqlite3.Connection, chain_id: str, ids: Collection[str]) -> dict[str, Place]:
     """Return where tasks stand in a run of a chain."""
     found: dict[str, Place] = {}
     for table in ("sends", "outcomes"):
-        for chunk in chunks(ids):
-            rows = connection.execute(
-                f"SELECT task_id, root_task_id, depth FROM {table} WHERE chain_id = ? AND task_id IN ({marks(chunk)})",  # noqa: S608 - names from this file
-                (chain_id, *chunk),
-            )
-            found.update((row[0], Place(*row[1:])) for row in rows)
+        statement = f"SELECT task_id, root_task_id, depth FROM {table} WHERE chain_id = ? AND task_id IN"  # noqa: S608 - names from this file
+        found.update((row[0], Place(*row[1:])) for row in rows_in(connection, statement, ids, (chain_id,)))
     return found
 
 

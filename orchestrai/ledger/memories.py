@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
-from orchestrai.ledger.answers import chunks, marks
+from orchestrai.ledger.answers import rows_in
 from orchestrai.ledger.metadata import condition
 
 _SELECT: Final = """
@@ -106,6 +106,4 @@ def newest_number(connection: sqlite3.Connection) -> int:
 
 
 def _read(connection: sqlite3.Connection, column: str, values: Iterable[Any]) -> Iterable[MemoryRecord]:
-    for chunk in chunks(values):
-        rows = connection.execute(f"{_SELECT} WHERE {column} IN ({marks(chunk)})", chunk)
-        yield from (MemoryRecord(*row) for row in rows)
+    return (MemoryRecord(*row) for row in rows_in(connection, f"{_SELECT} WHERE {column} IN", values))

@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from orchestrai.ledger.answers import chunks, marks
+from orchestrai.ledger.answers import chunks, marks, rows_in
 from orchestrai.ledger.rows import QuotaRow
 from orchestrai.limits.quota import Meter
 
@@ -88,14 +88,8 @@ def stored_answers(
 
 def claims_on(connection: sqlite3.Connection, claims: Iterable[bytes]) -> dict[bytes, Claim]:
     """Return who works on the given tasks."""
-    found: dict[bytes, Claim] = {}
-    for chunk in chunks(claims):
-        rows = connection.execute(
-            f"SELECT claim, task_id, send_seq, owner_id FROM claims WHERE claim IN ({marks(chunk)})",  # noqa: S608 - marks only
-            chunk,
-        )
-        found.update((row[0], Claim(*row)) for row in rows)
-    return found
+    rows = rows_in(connection, "SELECT claim, task_id, send_seq, owner_id FROM claims WHERE claim IN", claims)
+    return {row[0]: Claim(*row) for row in rows}
 
 
 def claiming_owners(connection: sqlite3.Connection) -> list[str]:

@@ -78,12 +78,7 @@ class Segment:
     def nearest(
         self, vector: NDArray[np.float32], most: int, among: AbstractSet[int] | None
     ) -> list[tuple[Piece, float]]:
-        """Return the pieces that are nearest to a vector, and the cosine of each, the nearest first.
-
-        Args:
-            vector: Of length 1.
-            most: How many.
-            among: Numbers of the memories that count; None for all.
+        """Return the pieces that are nearest to a vector; as `Vectors.nearest`.
 
         Raises:
             SegmentDamaged: Chroma cannot say.
@@ -152,10 +147,9 @@ class SegmentMaker:
         self._name = new_id()
         self._path = folder / f"{self._name}.new"
         self._ids: list[str] = []
-        self._waiting: list[
-            tuple[Sequence[Piece], NDArray[np.float32]]
-        ] = []  # each time it is told, Chroma waits for the disk
-        _make_private(folder)
+        # Kept until they are many: each time it is told, Chroma waits for the disk.
+        self._waiting: list[tuple[Sequence[Piece], NDArray[np.float32]]] = []
+        folder.mkdir(mode=0o700, exist_ok=True)
         self._path.mkdir(mode=0o700)
         # All of it is written as one, at the end: what Chroma only logs would have to be indexed at each opening.
         hnsw = {**_HNSW, "sync_threshold": max(2, size), "batch_size": max(2, min(100, size))}
@@ -255,10 +249,6 @@ def _name(piece: Piece) -> str:
 def _piece(name: str) -> Piece:
     seq, _, place = name.partition(".")
     return Piece(int(seq), int(place))
-
-
-def _make_private(folder: Path) -> None:
-    folder.mkdir(mode=0o700, exist_ok=True)
 
 
 _open: list[Segment] = []

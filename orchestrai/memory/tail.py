@@ -45,7 +45,7 @@ class Tail:
     def nearest(
         self, vector: NDArray[np.float32], most: int, among: AbstractSet[int] | None
     ) -> list[tuple[Piece, float]]:
-        """Return the pieces that are nearest to a vector; see `Vectors`."""
+        """Return the pieces that are nearest to a vector; as `Vectors.nearest`."""
         if self._joined is None:
             import numpy as np
 

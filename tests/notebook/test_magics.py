@@ -73,6 +73,7 @@ def test_alone_it_shows_the_orchestrator(shell):
         ("costs quota", None, "one of costs, quota"),
         ("--schema Kinds", "x", "Did you mean 'Kind'"),
         ("-o 3x", "x", "no name of a variable"),
+        ("-o class", "x", "no name of a variable"),
         ("costs", "x", "'costs' is none"),
         ("", "{town}", "no variable 'town'"),
     ],
