@@ -11,9 +11,9 @@ translucent grey, and the one red has a contrast of 4.3 or more on white and on 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from orchestrai import plan_text, text
 
@@ -47,6 +47,15 @@ _NUMBER: Final = f"text-align:right;{_UNBROKEN}"
 _PLATFORM_COLOURS: Final = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#b8a912", "#8a8a8a")
 
 
+class _Share(NamedTuple):
+    """A part of a bar: of what, and what else to say of it."""
+
+    name: str
+    tasks: int
+    colour: str
+    note: str = ""
+
+
 def platform_colour(place: int) -> str:
     """Return the colour of the n-th platform of a display, from 0."""
     return _PLATFORM_COLOURS[min(place, len(_PLATFORM_COLOURS) - 1)]
@@ -76,15 +85,8 @@ def batch_block(batch: BatchResult) -> str:
 
 def table_block(headline: str, titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a table of texts under a headline; the first cell of each row names it."""
-    lines = [
-        _line(
-            f'<th scope="row" style="{_TH}">{escaped(name)}</th>'
-            + "".join(f'<td style="{_TD}">{escaped(cell)}</td>' for cell in cells)
-        )
-        for name, *cells in rows
-    ]
     head = f'<div style="margin:0 0 6px 0;font-size:15px;font-weight:600">{escaped(headline)}</div>'
-    return block(head + _table([escaped(title) for title in titles], lines))
+    return block(head + _text_table(titles, rows))
 
 
 def escaped(data: str) -> str:
@@ -136,29 +138,15 @@ def _platforms(batch: BatchResult) -> str:
     by_platform = batch.by_platform
     if not by_platform:
         return ""
-    bar, words = [], []
+    shares = []
     for i, (name, results) in enumerate(sorted(by_platform.items(), key=lambda item: -len(item[1]))):
-        colour = platform_colour(i)
-        answers = sum(r.success for r in results)
         tiers = ", ".join(sorted({r.tier for r in results if r.tier}))
         facts = [*([tiers] if tiers else []), text.total(r.cost for r in results)]
-        bar.append(_segment(answers, len(batch), colour))
-        words.append(
-            f'<span style="display:inline-block;margin-right:20px"><span style="color:{colour}">■</span> '
-            f'{escaped(text.excerpt(name, 40))} <span style="font-weight:600">{text.count(answers)}</span> '
-            f'<span style="{_MUTED}">{escaped(" · ".join(facts))}</span></span>'
-        )
+        answers = sum(r.success for r in results)
+        shares.append(_Share(text.excerpt(name, 40), answers, platform_colour(i), " · ".join(facts)))
     if batch.failure_count:
-        bar.append(_segment(batch.failure_count, len(batch), _FAILED))
-        words.append(
-            f'<span style="display:inline-block"><span style="color:{_FAILED}">■</span> '
-            f'no answer <span style="font-weight:600">{text.count(batch.failure_count)}</span></span>'
-        )
-    return _bar(bar) + f'<div style="margin:0 0 10px 0;font-size:12px">{" ".join(words)}</div>'
-
-
-def _segment(part: int, whole: int, colour: str) -> str:
-    return _part(part / whole, colour)
+        shares.append(_Share("no answer", batch.failure_count, _FAILED))
+    return _shares(shares, len(batch))
 
 
 def _rows(batch: BatchResult) -> str:
@@ -212,6 +200,12 @@ def _table(titles: Iterable[str], lines: Iterable[str], *, numbers: Iterable[str
         f'<th scope="col" style="{_TH};{_NUMBER if title in aligned else _UNBROKEN}">{title}</th>' for title in titles
     )
     return f'<table style="{_TABLE}"><thead>{_line(head)}</thead><tbody>{"".join(lines)}</tbody></table>'
+
+
+def _text_table(titles: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Sequence[str] = ()) -> str:
+    """Return a table of texts; the first cell of each row names it."""
+    lines = (_line("".join(_cell(cell, i, number=titles[i] in numbers) for i, cell in enumerate(row))) for row in rows)
+    return _table([escaped(title) for title in titles], lines, numbers=numbers)
 
 
 def _line(cells: str) -> str:
@@ -275,8 +269,8 @@ def progress_block(view: ProgressView, note: str = "") -> str:
     return block("".join(parts))
 
 
-def _part(share: float, colour: str) -> str:
-    return f'<span style="display:block;width:{100 * share:.2f}%;background-color:{colour}"></span>'
+def _part(share: float, colour: str, more: str = "") -> str:
+    return f'<span style="display:block;width:{100 * share:.2f}%;background-color:{colour}{more}"></span>'
 
 
 def _at_work(platforms: Sequence[PlatformView]) -> str:
@@ -314,15 +308,11 @@ def plan_block(plan: Plan) -> str:
         f'<div style="margin:0 0 6px 0;font-size:15px;font-weight:600">{escaped(_places(plan))}</div>',
         f'<div style="margin:0 0 10px 0">{facts}</div>',
         f'<div style="margin:0 0 10px 0">{notes}</div>' if notes else "",
-        _shares(plan.by_platform, len(plan)),
+        _planned(plan),
         _window_table(plan.quota_after, planned=True) if plan.quota_after else "",
     ]
     if len(plan):
-        rows = [
-            _line("".join(_cell(cell, i, number=i in (4, 5)) for i, cell in enumerate(row)))
-            for row in plan_text.plan_rows(plan)
-        ]
-        parts.append(_table(plan_text.PLAN_TITLES, rows, numbers=("tokens", "cost")))
+        parts.append(_text_table(plan_text.PLAN_TITLES, plan_text.plan_rows(plan), numbers=("tokens", "cost")))
     if plan.excluded:
         reasons = "".join(
             f'<div style="margin:2px 0">{escaped(name)}: <span style="{_MUTED}">{escaped(text.excerpt(why, 300))}</span></div>'
@@ -345,8 +335,7 @@ def orchestrator_block(
     """Return an orchestrator at a glance: what it says of itself, the platforms that can answer, their meters."""
     head = f'<div style="margin:0 0 6px 0;font-size:15px;font-weight:600">{escaped(headline)}</div>'
     known = f'<div style="margin:0 0 10px 0">{" ".join(_sum(title, escaped(value)) for title, value in facts)}</div>'
-    rows = [_line("".join(_cell(cell, i) for i, cell in enumerate(row))) for row in platforms]
-    table = _table(titles, rows) + '<div style="margin-bottom:10px"></div>' if rows else ""
+    table = _text_table(titles, platforms) + '<div style="margin-bottom:10px"></div>' if platforms else ""
     return block(head + known + table + (_window_table(tuple(quota), planned=False) if len(quota) else ""))
 
 
@@ -364,20 +353,30 @@ def _places(plan: Plan) -> str:
     return " · ".join((tasks, *extra))
 
 
-def _shares(places: Mapping[tuple[str, str, str], int], whole: int) -> str:
+def _planned(plan: Plan) -> str:
     """Return a bar of tasks by platform, and under it the same in words."""
-    if not places:
+    places = sorted(plan.by_platform.items(), key=lambda item: -item[1])
+    return _shares(
+        [
+            _Share(text.excerpt(f"{name}/{model}", 60), tasks, platform_colour(i), tier)
+            for i, ((name, model, tier), tasks) in enumerate(places)
+        ],
+        len(plan),
+    )
+
+
+def _shares(shares: Sequence[_Share], whole: int) -> str:
+    """Return a bar of shares of a whole, and under it the same in words."""
+    if not shares:
         return ""
-    bar, words = [], []
-    for i, ((name, model, tier), tasks) in enumerate(sorted(places.items(), key=lambda item: -item[1])):
-        colour = platform_colour(i)
-        bar.append(_segment(tasks, whole, colour))
-        words.append(
-            f'<span style="display:inline-block;margin-right:20px"><span style="color:{colour}">■</span> '
-            f'{escaped(text.excerpt(f"{name}/{model}", 60))} <span style="font-weight:600">{text.count(tasks)}</span> '
-            f'<span style="{_MUTED}">{escaped(tier)}</span></span>'
-        )
-    return _bar(bar) + f'<div style="margin:0 0 10px 0;font-size:12px">{" ".join(words)}</div>'
+    words = " ".join(
+        f'<span style="display:inline-block;margin-right:20px"><span style="color:{share.colour}">■</span> '
+        f'{escaped(share.name)} <span style="font-weight:600">{text.count(share.tasks)}</span> '
+        f'<span style="{_MUTED}">{escaped(share.note)}</span></span>'
+        for share in shares
+    )
+    bar = _bar([_part(share.tasks / whole, share.colour) for share in shares])
+    return f'{bar}<div style="margin:0 0 10px 0;font-size:12px">{words}</div>'
 
 
 def _window_table(uses: Sequence[WindowUse], *, planned: bool) -> str:
@@ -397,8 +396,7 @@ def _meter(before: float, after: float) -> str:
     """Return a bar of what is used, and lighter what a plan adds."""
     used, added = min(100.0, before), max(0.0, min(100.0, after) - min(100.0, before))
     colour = _FAILED if after >= 90 else _NOTED if after >= 80 else _PLATFORM_COLOURS[0]
-    lighter = f'<span style="display:block;width:{added:.1f}%;background-color:{colour};opacity:0.5"></span>'
-    return _bar([f'<span style="display:block;width:{used:.1f}%;background-color:{colour}"></span>', lighter])
+    return _bar([_part(used / 100, colour), _part(added / 100, colour, ";opacity:0.5")])
 
 
 def _bar(segments: Sequence[str]) -> str:
