@@ -481,7 +481,7 @@ def test_meters_tell_used_reserved_limit_share_reset_and_source(tmp_path):
         assert str(frame["resets_at"].dtype) == "datetime64[us, UTC]"
         shown = orch.quota._repr_mimebundle_()
     assert "75 %" in shown["text/plain"]
-    assert "width:75.0%" in shown["text/html"]
+    assert "width:75.00%" in shown["text/html"]
 
 
 def test_every_attempt_wait_route_and_price_of_a_task_is_told(tmp_path):

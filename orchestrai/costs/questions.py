@@ -93,7 +93,8 @@ SELECT platform, model, count(*) AS attempts, sum(est_input_tokens) :: BIGINT AS
        quantile_cont(input_tokens / nullif(est_input_tokens, 0), 0.05) AS input_ratio_p05,
        quantile_cont(input_tokens / nullif(est_input_tokens, 0), 0.95) AS input_ratio_p95,
        sum(est_output_tokens) FILTER (output_tokens IS NOT NULL) :: BIGINT AS output_limit_tokens,
-       sum(output_tokens) :: BIGINT AS output_tokens, sum(est_cost) AS est_cost, sum(cost) AS cost
+       sum(output_tokens) :: BIGINT AS output_tokens, sum(est_cost) AS est_cost, sum(cost) AS cost,
+       sum(cost) FILTER (est_cost IS NOT NULL) / nullif(sum(est_cost) FILTER (cost IS NOT NULL), 0) AS cost_ratio
 FROM attempts
 WHERE {where} AND status = 'succeeded' AND est_input_tokens IS NOT NULL AND input_tokens IS NOT NULL
 GROUP BY ALL ORDER BY attempts DESC, platform, model
