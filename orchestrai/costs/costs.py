@@ -416,29 +416,15 @@ class Costs:
             InvalidInput: The moment cannot be understood.
             LedgerError: The ledger cannot be written; the same call again goes on.
         """
-        from orchestrai.costs.segments import discard
-        from orchestrai.ledger.housekeeping import bounds, prune
+        from orchestrai.costs.forgetting import prune
 
-        moment = moment_of(before, "before")
-        if moment is None:
-            raise InvalidInput('Say before when: prune(before="90d").')
-        before_us = int(moment.timestamp() * 1e6)
-        ledger = self._opened()
-        keep = ledger.read(lambda c: bounds(c, before_us))
-        pruned = prune(ledger, before_us)
-        discard(ledger.folder / "segments", {"attempts": keep.send, "outcomes": keep.outcome})
-        ledger.file.fold()
-        return pruned
+        return prune(self._opened(), before)
 
     def forget(self, task: Any, batch: Any, tag: Mapping[str, str] | str | None) -> Forgotten:
         """Forget texts; see `Orchestrator.forget`."""
-        from orchestrai.costs.forgetting import meant
-        from orchestrai.ledger.housekeeping import forget
+        from orchestrai.costs.forgetting import forget
 
-        ledger = self._opened()
-        forgotten = forget(ledger, *meant(self.mirror, task, batch, tag))
-        ledger.file.fold()
-        return forgotten
+        return forget(self._opened(), self.mirror, task, batch, tag)
 
     def close(self) -> None:
         """Let go of the mirror; the next question builds it again."""

@@ -1,4 +1,4 @@
-"""What is meant to be forgotten: the requests of a task, a batch or a tag, and of the tasks whose answers they took."""
+"""Forgetting: history that goes for good, and texts of a task, a batch or a tag that go while their costs stay."""
 
 from __future__ import annotations
 
@@ -7,8 +7,13 @@ from typing import Any, Final, NamedTuple
 
 from orchestrai.costs.batches import batch_names
 from orchestrai.costs.mirror import Mirror
+from orchestrai.costs.period import Moment, moment_of
+from orchestrai.costs.segments import discard
 from orchestrai.costs.sql import rows, tag_pointer
 from orchestrai.errors import InvalidInput, nearest
+from orchestrai.ledger import housekeeping
+from orchestrai.ledger.housekeeping import Forgotten, Pruned
+from orchestrai.ledger.ledger import Ledger
 
 _CONDITIONS: Final = {
     "task": "task_id = $value",
@@ -25,8 +30,28 @@ class Meant(NamedTuple):
     batches: list[str]
 
 
+def prune(ledger: Ledger, before: Moment) -> Pruned:
+    """Remove the history from before a moment, and the files that held it; see `Costs.prune`."""
+    moment = moment_of(before, "before")
+    if moment is None:
+        raise InvalidInput('Say before when: prune(before="90d").')
+    before_us = int(moment.timestamp() * 1e6)
+    keep = ledger.read(lambda c: housekeeping.bounds(c, before_us))
+    pruned = housekeeping.prune(ledger, before_us)
+    discard(ledger.folder / "segments", {"attempts": keep.send, "outcomes": keep.outcome})
+    ledger.file.fold()
+    return pruned
+
+
+def forget(ledger: Ledger, mirror: Mirror, task: Any, batch: Any, tag: Mapping[str, str] | str | None) -> Forgotten:
+    """Forget the texts that one of three names means; see `Orchestrator.forget`."""
+    forgotten = housekeeping.forget(ledger, *meant(mirror, task, batch, tag))
+    ledger.file.fold()
+    return forgotten
+
+
 def meant(mirror: Mirror, task: Any, batch: Any, tag: Mapping[str, str] | str | None) -> Meant:
-    """Return what one of three names means.
+    """Return what one of three names means: its requests, and those of the tasks whose answers they took.
 
     Args:
         mirror: The ledger.
