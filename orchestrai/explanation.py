@@ -46,7 +46,7 @@ class Explanation:
         if outcome is not None and outcome["reused_from"]:
             said.append(f"It took the answer of task {outcome['reused_from']}, which is shown below; it cost nothing.")
         elif outcome is not None:
-            end = _ended(outcome["status"], outcome["error_class"], "", outcome["error"])
+            end = text.ended(outcome["status"], outcome["error_class"], outcome["error"] or "")
             said.append(f"It was settled without a further request: {end}")
         if not self.attempts and outcome is None:
             said.append("The ledger knows no task of this id.")
@@ -98,17 +98,10 @@ def _row(row: Mapping[str, Any]) -> list[str]:
     if row["error_class"]:
         told = f", told to wait {text.duration(row['retry_after_ms'] / 1000)}" if row["retry_after_ms"] else ""
         status = f" {row['http_status']}" if row["http_status"] else ""
-        end = _ended(end, row["error_class"], f"{status}{told}", text.excerpt(row["error_message"] or "", 120))
+        end = text.ended(end, row["error_class"], text.excerpt(row["error_message"] or "", 120), f"{status}{told}")
     tokens = f"{text.count(row['input_tokens'])} in, {text.count(row['output_tokens'])} out"
     cost = f"{text.money(from_pico(row['cost']))} (list {text.money(from_pico(row['list_cost']))})"
     return [str(row["attempt_no"]), text.excerpt(where, 60), f"{why}{kind}", waited, took, tokens, cost, end]
-
-
-def _ended(status: str, error_class: str | None, details: str, error: str | None) -> str:
-    """Return how something ended, in words that are said once: what was cancelled is of the class cancelled."""
-    kind = "" if error_class in (None, status) else f" ({error_class}{details})"
-    said = "" if error in (None, "", status) else f": {error}"
-    return f"{status}{kind}{said}"
 
 
 def _price(row: Mapping[str, Any]) -> str:

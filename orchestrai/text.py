@@ -164,8 +164,21 @@ def tokens(result: Result) -> str:
 
 def failure(result: Result) -> str:
     """Return what went wrong as `failed (rate): too many requests`."""
-    why = f" ({result.error_class})" if result.error_class else ""
-    return printable(f"{result.status}{why}: {redact(result.error)}" if result.error else f"{result.status}{why}")
+    return printable(ended(result.status, result.error_class, redact(result.error) if result.error else ""))
+
+
+def ended(status: str, error_class: str | None, error: str, details: str = "") -> str:
+    """Return how a task or request ended, each word once: what was cancelled is of the class cancelled.
+
+    Args:
+        status: How.
+        error_class: Why, in one word.
+        error: Why.
+        details: What is known beside the class.
+    """
+    kind = "" if error_class in (None, status) else f" ({error_class}{details})"
+    said = "" if error in ("", status) else f": {error}"
+    return f"{status}{kind}{said}"
 
 
 def figures(result: Result) -> list[str]:
@@ -183,7 +196,7 @@ def figures(result: Result) -> list[str]:
     if result.list_cost is not None:
         facts.append(f"list {money(result.list_cost)}")
     if result.attempts > 1:
-        facts.append(f"{count(result.attempts)} attempts")
+        facts.append(counted(result.attempts, "attempt"))
     if not result.reused:
         facts.append(duration(result.duration_s))
     return facts
@@ -234,8 +247,8 @@ def failure_groups(batch: BatchResult) -> list[FailureGroup]:
 def outcomes(batch: BatchResult) -> list[str]:
     """Return how many tasks failed, were cancelled, skipped, reused; only what happened: `['3 failed']`."""
     statuses = [result.status for result in batch.failures]
-    counted = [(statuses.count(status), status) for status in ("failed", "cancelled", "skipped")]
-    return [f"{count(n)} {word}" for n, word in [*counted, (batch.reused_count, "reused")] if n]
+    ways = [(statuses.count(status), status) for status in ("failed", "cancelled", "skipped")]
+    return [f"{count(n)} {word}" for n, word in [*ways, (batch.reused_count, "reused")] if n]
 
 
 def ends(batch: BatchResult) -> tuple[tuple[Result, ...], int, tuple[Result, ...]]:

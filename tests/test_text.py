@@ -183,6 +183,17 @@ def test_a_duration_reads_as_a_person_says_it(seconds, shown):
     assert text.duration(seconds) == shown
 
 
+def test_how_something_ended_is_said_in_words_that_are_not_repeated():
+    assert text.ended("failed", "rate", "too many", " 429") == "failed (rate 429): too many"
+    assert text.ended("failed", "rate", "") == "failed (rate)"
+    assert text.ended("failed", None, "") == "failed"
+    assert (
+        text.failure(hostile_result("a", status="cancelled", error_class="cancelled", error="cancelled")) == "cancelled"
+    )
+    skipped = hostile_result("a", status="skipped", error_class="window", error="used up")
+    assert text.failure(skipped) == "skipped (window): used up"
+
+
 def test_counts_and_moments():
     assert text.count(12345) == "12,345"
     assert text.count(None) == "unknown"
