@@ -112,11 +112,10 @@ class Surroundings:
         Args:
             engine: Whose ledger is read; None opens it.
         """
-        router = self.router()
         meters: dict[str, Meter] = {}
         for finding in self.findings():
-            if finding.platform is not None and finding.barred is None:
-                meters.update((meter.id, meter) for meter in router.meters(finding.platform, finding.platform.model))
+            if (platform := finding.platform) is not None and finding.barred is None:
+                meters.update((meter.id, meter) for meter in self.router().meters(platform, platform.model))
         meters.update((budget.meter.id, budget.meter) for budget in self.budgets)
         now = now_us()
 

@@ -192,6 +192,14 @@ def test_an_empty_list_of_platforms_is_no_platform(tmp_path):
         orchestrator(tmp_path).run_sync("a")
 
 
+def test_without_any_platform_the_budgets_can_be_looked_at(tmp_path):
+    budget = {"usd": "5", "per": "day"}
+    with orchestrator(tmp_path, budgets=[budget]) as orch:
+        assert [(use.platform, use.limit) for use in orch.quota] == [(None, 5)]
+    with orchestrator(tmp_path / "none") as orch:
+        assert "No quota window and no budget" in repr(orch.quota._repr_mimebundle_())
+
+
 def test_platforms_are_looked_for_once_and_only_when_they_are_needed(tmp_path, monkeypatch):
     with Orchestrator(tmp_path) as orch:
         monkeypatch.setenv("OPENAI_API_KEY", "sk-test")  # after it was made, before it is asked
