@@ -30,7 +30,7 @@ _FAST_LINGER_S: Final = 0.006
 _BUSY_LINGER_S: Final = 0.020  # the same while the loop has its hands full: nobody waits for this group then
 _BUSY: Final = 0.75  # part of the time
 _LONGEST_LINGER_S: Final = 0.010
-_LINGER_SHARE: Final = 0.06  # of the usual latency of a request: what company may cost
+_LINGER_SHARE: Final = 0.08  # of the usual latency of a request: what company may cost
 
 
 class Journal:
