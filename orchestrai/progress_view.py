@@ -15,8 +15,9 @@ from orchestrai.errors import redact
 from orchestrai.ids import now_us
 
 if TYPE_CHECKING:
-    from orchestrai.engine.batch import LaneUse, Run
+    from orchestrai.engine.batch import Run
     from orchestrai.engine.progress import Progress
+    from orchestrai.engine.queues import LaneUse
     from orchestrai.plan import WindowUse
 
 _ERRORS_SHOWN: Final = 5
@@ -123,7 +124,7 @@ class Watch:
     def look(self) -> ProgressView:
         """Return the call at this moment; from any thread."""
         run, progress = self._run, self._run.progress
-        lanes = run.lanes()
+        lanes = run.queues.lanes()
         self._read(now=run.engine.loop.loop.time(), last=progress.ended is not None)
         named = run.options.name
         done = progress.settled if progress.ended is None else progress.succeeded

@@ -88,7 +88,7 @@ async def attempt(run: Run, item: Item, lane: Lane, ticket: Ticket) -> None:
         _record(run, item, work, send_seq, latency_s, reply, None, final=True, parsed=parsed)
     elif (wait_s := _next_wait(run, item, work, lane, request, error, invalid, reply)) is not None:
         _record(run, item, work, send_seq, latency_s, reply, error, final=False)
-        run.later(item, wait_s)
+        run.queues.put_later(item, wait_s)
     elif item.has_another_offer and not run.pieces:  # who has seen a part of an answer gets no other one
         _record(run, item, work, send_seq, latency_s, reply, error, final=False)
         run.fall_back(item, str(error))
@@ -335,7 +335,7 @@ def _record(
     else:
         run.books.settle_failure(item, error.kind, item.told(str(error)), row, latency_s, seen, quota, charge)
     if work.metered:
-        run.made_room(offer)
+        run.queues.made_room(offer)
 
 
 _ONE_ATTEMPT: Final = (None, None, None)

@@ -1,19 +1,17 @@
 """Run: one call with all its tasks, from the first queue to the last committed result.
 
-Tasks wait in one queue per platform, as small items and never as coroutines; workers take from the queue, one
-attempt at a time, so memory grows with concurrency and not with what is waiting. A task that has to wait for its
-next attempt goes back to the queue by a timer and holds no place meanwhile. A result is published in one place
-alone: the callback of the commit that made it durable.
+Where a task goes is decided here; how it waits there, in `queues`; what an attempt does, in `attempt`. A result is
+published in one place alone: the callback of the commit that made it durable.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from orchestrai.engine.attempt import attempt
 from orchestrai.engine.books import Asked, Books, RunOptions
@@ -21,15 +19,15 @@ from orchestrai.engine.draft import Draft, drafted_for, plan_again
 from orchestrai.engine.engine import Engine
 from orchestrai.engine.held import HeldTasks
 from orchestrai.engine.item import Item
-from orchestrai.engine.lane import ELSEWHERE_S, Lane, TurnedAway
+from orchestrai.engine.lane import TurnedAway
 from orchestrai.engine.progress import Progress
+from orchestrai.engine.queues import BUSY_S, Queues
 from orchestrai.engine.reuse import usable
 from orchestrai.engine.steps import Steps
 from orchestrai.errors import ErrorClass, LedgerError
 from orchestrai.ids import now_us
 from orchestrai.ledger.queries import StoredAnswer
 from orchestrai.ledger.reservations import Full
-from orchestrai.limits.cooldown import PATIENCE_S
 from orchestrai.pricing import PriceList
 from orchestrai.result import Result
 from orchestrai.routing.offers import Offer
@@ -44,34 +42,8 @@ RunStatus = Literal["running", "finished", "cancelled", "stopped"]
 _DEFAULT_PRIORITY: Final = 5
 _NOTHING: Final[Mapping[int, Result]] = {}
 _NO_LIMITS: Final = Limits()
-_BUSY_S: Final = 0.25  # between looks at a window of which others hold what is left
 _DEAD_S: Final = 1.0  # between looks for processes that died with some of it
 _WAITED_S: Final = 90.0  # for a window that begins anew; a later one ends the lane for this call
-
-
-class LaneUse(NamedTuple):
-    """A lane that a call uses, at one moment: requests at once and places for them, pace [1/s], rest and why."""
-
-    platform: str
-    model: str
-    waiting: int
-    in_flight: int
-    places: int
-    pace: float | None
-    rests_s: float | None
-    why: ErrorClass | None
-
-
-class _Queue:
-    """What waits for one lane in one call."""
-
-    __slots__ = ("items", "lane", "pause", "workers")
-
-    def __init__(self, lane: Lane) -> None:
-        self.items: deque[Item] = deque()
-        self.lane = lane
-        self.workers = 0
-        self.pause: asyncio.TimerHandle | None = None  # nothing leaves until it fires: a window has no room
 
 
 class Run:
@@ -117,10 +89,10 @@ class Run:
         self.error: LedgerError | None = None
         self.first_failure: Result | None = None
         self._on_result = on_result
-        self._queues: dict[tuple[str, str], _Queue] = {}  # by platform and model
-        self._widened: list[Lane] = []  # by this call's ceiling, until it ends
+        self.queues = Queues(
+            engine, options.concurrency, self.progress, partial(attempt, self), self._turned_away, self._spawn
+        )
         self._tasks: set[asyncio.Task[None]] = set()
-        self._timers: set[asyncio.TimerHandle] = set()
         self._unsettled: set[Item] = set()  # what still needs a result
         self.unrecorded: dict[int, Result] = {}  # by position; settled, but the ledger could not be written
         self._primaries: dict[bytes, Item] = {}  # by key; equal tasks join the first
@@ -195,7 +167,8 @@ class Run:
                     await self.books.open_call(None, None)
                 async with asyncio.TaskGroup() as group:
                     self._group = group
-                    self._pump_all()
+                    if self.status == "running":
+                        self.queues.start()
                     self._go_on()
                     while not self._complete() and self.status == "running":
                         self._changed.clear()
@@ -217,6 +190,7 @@ class Run:
         """End the call now and keep what it has; on the loop."""
         if self.status == "running":
             self.status = status
+            self.queues.stop()
             self._changed.set()
 
     async def ended(self) -> None:
@@ -260,7 +234,7 @@ class Run:
             fresh.sort(key=lambda item: _DEFAULT_PRIORITY if item.task.priority is None else item.task.priority)
         for item in fresh:
             self._place(item)
-        self._pump_all()
+        self.queues.pump()
         self._go_on()
         self._changed.set()
         if late:
@@ -276,10 +250,7 @@ class Run:
 
     async def _end(self) -> None:
         """Settle what was left, wait until all of it is durable, and close the call's row."""
-        for timer in self._timers:
-            timer.cancel()
-        for lane in self._widened:
-            lane.narrow(self.options.concurrency or 0)
+        self.queues.close()
         if self.status == "running":
             self.status = "finished" if self._complete() else "cancelled"
         for item in sorted(self._unsettled, key=lambda item: item.position):
@@ -295,100 +266,7 @@ class Run:
         self.books.close_call(self.status, self.progress.settled, self.limits.call)
         await self.journal.drain()
 
-    def lanes(self) -> list[LaneUse]:
-        """Return the lanes that this call uses, in the order of their first use; from any thread."""
-        now = self.engine.loop.loop.time()
-        used = []
-        for (platform, model), queue in list(self._queues.items()):
-            admission = queue.lane.admission
-            until = admission.resting_until
-            rests_s = None if until is None else until - now
-            places = (len(queue.items), admission.in_flight, admission.limit)
-            used.append(LaneUse(platform, model, *places, admission.pace, rests_s, admission.why))
-        return used
-
-    # Queues and workers.
-
-    def _queue(self, item: Item) -> _Queue:
-        """Return the queue of the lane that a task takes now."""
-        offer = item.offer
-        known = (offer.platform.name, offer.model)
-        queue = self._queues.get(known)
-        if queue is None:
-            lane = self.engine.lane(offer.platform, offer.model)
-            lane.reconsider()
-            queue = self._queues[known] = _Queue(lane)
-            ceiling = self.options.concurrency
-            if ceiling is not None and offer.platform.transport == "api":
-                lane.widen(ceiling)
-                self._widened.append(lane)
-        return queue
-
-    def _pump_all(self) -> None:
-        for queue in [*self._queues.values()]:
-            self._pump(queue)
-
-    def _pump(self, queue: _Queue) -> None:
-        """Start workers while there is something to take and a place to take it in."""
-        group = self._group
-        if group is None or not queue.items or queue.pause is not None or self.status != "running":
-            return
-        wanted = min(len(queue.items), queue.lane.admission.ceiling - queue.workers)
-        if self.options.concurrency is not None:
-            wanted = min(wanted, self.options.concurrency - sum(other.workers for other in self._queues.values()))
-        for _ in range(wanted):
-            queue.workers += 1
-            self._spawn(group, self._work(queue))
-
-    def _spawn(self, group: asyncio.TaskGroup, work: Any) -> None:
-        task = group.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _work(self, queue: _Queue) -> None:
-        """Take tasks from one lane's queue until it is empty."""
-        items, lane, progress = queue.items, queue.lane, self.progress
-        try:
-            while items and queue.pause is None and self.status == "running":
-                item = items.popleft()
-                size = item.size
-                try:
-                    ticket = lane.take(size)
-                    if ticket is None:
-                        ticket = await lane.turn(size, ELSEWHERE_S if item.has_another_offer else PATIENCE_S)
-                except TurnedAway as away:
-                    self._turned_away(item, away)
-                    await asyncio.sleep(0)  # thousands may be turned away in a row
-                    continue
-                progress.running += 1
-                try:
-                    await attempt(self, item, lane, ticket)
-                finally:
-                    progress.running -= 1
-        except LedgerError as error:
-            self._break(error)
-        except BaseException:  # a fault of ours, or the end of the call; it goes on, and no more workers are started
-            self.stop()
-            raise
-        finally:
-            queue.workers -= 1
-            if not queue.workers:  # another platform may now have the places of this one
-                self._pump_all()
-
-    def later(self, item: Item, wait_s: float) -> None:
-        """Put a task back in its queue after a while; it holds no place meanwhile."""
-
-        def back() -> None:
-            self._timers.discard(timer)
-            queue = self._queue(item)
-            if queue.lane.admission.why is None:
-                queue.items.appendleft(item)
-            else:  # else one task would be every probe of a resting platform, and soon run out of attempts
-                queue.items.append(item)
-            self._pump(queue)
-
-        timer = self.engine.loop.loop.call_later(wait_s, back)
-        self._timers.add(timer)
+    # Where tasks go.
 
     def fall_back(self, item: Item, why: str) -> None:
         """Put a task that one platform failed for good in the queue of the next that can run it."""
@@ -409,7 +287,7 @@ class Run:
     def _place(self, item: Item) -> None:
         """Queue a task where its plan sends it, or settle it where there is no place for it."""
         if item.route.offers:
-            self._queue(item).items.append(item)
+            self.queues.put(item)
             return
         why = item.route.why_none()
         if item.work is None:
@@ -420,9 +298,8 @@ class Run:
             self.books.settle_failure(item, item.route.lacks or "request", why)
 
     def _enqueue(self, item: Item) -> None:
-        queue = self._queue(item)
-        queue.items.append(item)
-        self._pump(queue)
+        self.queues.put(item)
+        self.queues.pump()
 
     # Tasks that wait for others of the call.
 
@@ -430,7 +307,7 @@ class Run:
         """See to the tasks whose parents are settled, unless somebody does."""
         if self._group is not None and self._steps.any_ready and not self._going_on and self.status == "running":
             self._going_on = True
-            self._spawn(self._group, self._feed_ready())
+            self._spawn(self._feed_ready)
 
     async def _feed_ready(self) -> None:
         """Feed the tasks whose parents are settled, and skip those that cannot start."""
@@ -442,8 +319,6 @@ class Run:
                     self.books.settle_skipped(item, why, "parent")
                 gone = {id(item) for item, _ in lost}
                 await self.feed([item for item in ready if id(item) not in gone])
-        except LedgerError as error:
-            self._break(error)
         finally:
             self._going_on = False
 
@@ -451,17 +326,16 @@ class Run:
 
     def no_room(self, item: Item, full: Full) -> None:
         """Let a task wait whose request finds no room in a quota window or a budget, or send it elsewhere."""
-        queue = self._queue(item)
         if full.busy:  # the end of a request makes room; of somebody else's, nobody tells
-            self._pause(queue, item, _BUSY_S)
-            if not self._taking_over and self._group is not None:
+            self.queues.pause(item, BUSY_S)
+            if not self._taking_over:
                 self._taking_over = True
-                self._spawn(self._group, self._take_over())
+                self._spawn(self._take_over)
             return
         wait_s = None if full.until is None else max(0.001, (full.until - now_us()) / 1e6)
         latest = self.options.latest
         if wait_s is not None and (wait_s <= _WAITED_S or (latest is not None and full.until <= latest)):  # type: ignore[operator]  # it is told
-            self._pause(queue, item, wait_s)
+            self.queues.pause(item, wait_s)
             return
         why = used_up(full.meter, full.until)
         if full.until is not None and full.meter.window.unit != "usd":  # a budget may count this task and not the next
@@ -477,44 +351,14 @@ class Run:
         try:
             await self.engine.ledger.recover()
             await asyncio.sleep(_DEAD_S)
-        except LedgerError as error:
-            self._break(error)
         finally:
             self._taking_over = False
 
-    def made_room(self, offer: Offer) -> None:
-        """Look again at once where a request that has ended may have made room."""
-        queue = self._queues.get((offer.platform.name, offer.model))
-        if (
-            queue is not None
-            and queue.pause is not None
-            and queue.pause.when() - self.engine.loop.loop.time() <= _BUSY_S
-        ):
-            queue.pause.cancel()
-            self._timers.discard(queue.pause)
-            self._resume(queue)
-
-    def _pause(self, queue: _Queue, item: Item, wait_s: float) -> None:
-        """Let nothing of a queue leave for a while."""
-        queue.items.appendleft(item)
-        if queue.pause is None:
-            queue.pause = self.engine.loop.loop.call_later(wait_s, self._resume, queue)
-            self._timers.add(queue.pause)
-
-    def _resume(self, queue: _Queue) -> None:
-        if queue.pause is not None:
-            self._timers.discard(queue.pause)
-            queue.pause = None
-        self._pump(queue)
-
     def _close(self, item: Item, why: str) -> None:
         """Send nothing more to a lane in this call, and plan anew for what waits for it."""
-        queue, offer = self._queue(item), item.offer
+        offer = item.offer
         self.limits = self.limits._replace(closed={**self.limits.closed, (offer.platform.name, offer.model): why})
-        waiting = [item, *queue.items]
-        queue.items.clear()
-        if self._group is not None:
-            self._spawn(self._group, self._plan_anew(waiting, offer, why))
+        self._spawn(self._plan_anew, self.queues.take_all(item), offer, why)
 
     async def _plan_anew(self, items: list[Item], closed: Offer, why: str) -> None:
         """Plan for tasks whose lane was closed, by what is known now."""
@@ -522,29 +366,18 @@ class Run:
             if item.work is None:
                 self.books.begin(item)
             item.give_up(closed, why, self.options.repair_attempts)
-        try:
-            await plan_again(items, self.engine, self.options, self.limits, self._preferences)
-        except LedgerError as error:
-            self._break(error)
-            return
+        await plan_again(items, self.engine, self.options, self.limits, self._preferences)
         for item in items:
             self._place(item)
-        self._pump_all()
+        self.queues.pump()
         self._changed.set()
 
     # Tasks that another call or process is working on.
 
     def hold(self, item: Item) -> None:
         """Wait for somebody else's answer to the same task, without holding a place."""
-        if self._held.add(self.books.claim(item), item) and self._group is not None:
-            self._spawn(self._group, self._watch())
-
-    async def _watch(self) -> None:
-        """Look after the held tasks until there are none."""
-        try:
-            await self._held.look_after(self.books.scope)
-        except LedgerError as error:
-            self._break(error)
+        if self._held.add(self.books.claim(item), item):
+            self._spawn(self._held.look_after, self.books.scope)
 
     # Settling and publishing.
 
@@ -585,6 +418,22 @@ class Run:
                 self.stop("stopped")
         if not self._unsettled or self.status != "running":
             self._changed.set()
+
+    # What runs beside each other.
+
+    def _spawn(self, work: Callable[..., Coroutine[Any, Any, None]], *arguments: Any) -> None:
+        """Run something until the call ends; a ledger that cannot be used breaks the call."""
+
+        async def guarded() -> None:
+            try:
+                await work(*arguments)
+            except LedgerError as error:
+                self._break(error)
+
+        assert self._group is not None
+        task = self._group.create_task(guarded())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _break(self, error: LedgerError) -> None:
         if self.error is None:
