@@ -8,10 +8,24 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import plotly.graph_objects as go
 
 from orchestrai import text
-from orchestrai.costs.figures import BILLED, CLEAR, INK, LINES, LISTED, Figure, colours, dollars, label, nothing
+from orchestrai.costs.figures import (
+    BILLED,
+    CLEAR,
+    INK,
+    LINES,
+    LISTED,
+    Figure,
+    colours,
+    dollars,
+    label,
+    nothing,
+    unknown,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
+
+Period = Literal["day", "week", "month"]
 
 BARS: Final = 12  # rows of a table, bars of a plot
 _MOST_DAYS: Final = 120  # bars by day; beyond, by week, then by month
@@ -22,14 +36,13 @@ _CELL: Final = 26  # characters that stand in one line of the first column
 _BETWEEN: Final = "rgba(0,158,115,0.22)"  # what was saved, behind lines
 _MONEY_AXIS: Final = {"tickprefix": "$", "tickformat": "~g", "rangemode": "tozero"}
 _DAY_MS: Final = 86_400_000
-_PERIODS: Final = {"day": ("D", "%b %d"), "week": ("W", "%b %d"), "month": ("M", "%b %Y")}
 
 
 def tiles(figure: Figure, summary: pd.DataFrame, row: int = 1) -> None:
     """Draw the figures of a summary as numbers with their change."""
     for col, (measure, title) in enumerate(TILES, start=1):
         value, before = summary["value"][measure], summary["before"][measure]
-        known = value is not None and value == value  # noqa: PLR0124 - NaN
+        known = not unknown(value)
         prefix, suffix, form = _number_form(measure, float(value) if known else 0.0)
         shown: dict[str, Any] = {
             "value": float(value) * (100 if suffix == "%" else 1) if known else None,
@@ -38,7 +51,7 @@ def tiles(figure: Figure, summary: pd.DataFrame, row: int = 1) -> None:
             "mode": "number",
         }
         if known:
-            compared = before is not None and before == before and bool(before)  # noqa: PLR0124 - NaN
+            compared = not unknown(before) and bool(before)
             colour = {"color": INK if compared else CLEAR}  # unseen, so that all numbers stand in one line
             shown |= {
                 "mode": "number+delta",
@@ -66,7 +79,7 @@ TILES: Final = (
 )
 
 
-def period_of(frame: pd.DataFrame) -> Literal["day", "week", "month"]:
+def period_of(frame: pd.DataFrame) -> Period:
     """Return what a bar stands for: a week or a month where there are many days."""
     days = frame["day"].dropna()
     span = (days.max() - days.min()).days if len(days) else 0
@@ -79,16 +92,15 @@ def by_day(figure: Figure, frame: pd.DataFrame, of: str, row: int = 1, col: int 
     if not known[of].any():
         nothing(figure, row, col, "nothing billed" if len(known) and of == "cost" else "nothing yet")
         return
-    unit, form = _PERIODS[period_of(known)]
-    moved = known.assign(day=known["day"].dt.to_period(unit).dt.start_time)
-    totals = moved.groupby(["platform", "day"], sort=True)[of].sum()
+    period = period_of(known)
+    totals = known.assign(day=_begins(known["day"], period)).groupby(["platform", "day"])[of].sum()
     for platform, colour in colours(sorted(known["platform"].unique())).items():
         sums = totals[platform]
         if not sums.any():
             continue  # nothing was billed there
         figure.add_trace(
             go.Bar(
-                x=sums.index.strftime("%Y-%m-%d").tolist(),
+                x=sums.index.tolist(),
                 y=sums.tolist(),
                 name=label(platform),
                 legendgroup=label(platform),
@@ -100,7 +112,7 @@ def by_day(figure: Figure, frame: pd.DataFrame, of: str, row: int = 1, col: int 
             col=col,
         )
     figure.update_layout(barmode="stack")
-    _date_axis(figure, known["day"], form, row, col)
+    _date_axis(figure, known["day"], "%b %Y" if period == "month" else "%b %d", row, col)
     figure.update_yaxes(**_MONEY_AXIS, row=row, col=col)
 
 
@@ -110,7 +122,7 @@ def savings(figure: Figure, frame: pd.DataFrame, row: int = 1, col: int = 1, *, 
     if not len(known):
         nothing(figure, row, col)
         return
-    days = known["day"].dt.strftime("%Y-%m-%d").tolist()
+    days = _begins(known["day"], "day")
     lines = (
         ("billed", "cost_so_far", BILLED, None),
         ("at list prices, nothing reused", "full_cost_so_far", LISTED, "tonexty"),
@@ -147,7 +159,7 @@ def table(figure: Figure, frame: pd.DataFrame, row: int = 1, col: int = 1) -> No
         _bars(shown["tasks"], lambda value: text.count(int(value))),
         _bars(shown["cost"], dollars),
         _bars(shown["list_cost"], dollars),
-        ["" if rate != rate else f"{rate:.1%}" for rate in shown["success_rate"]],  # noqa: PLR0124 - NaN
+        ["" if unknown(rate) else f"{rate:.1%}" for rate in shown["success_rate"]],
         [_seconds(value) for value in shown["p50_s"]],
         [_seconds(value) for value in shown["p95_s"]],
     ]
@@ -226,7 +238,7 @@ def _number_form(measure: str, value: float) -> tuple[str, str, str]:
 
 
 def _bars(values: pd.Series[Any], shown: Callable[[Any], str]) -> list[str]:
-    most = max((float(value) for value in values if value == value), default=0.0)  # noqa: PLR0124 - NaN
+    most = max(map(float, values), default=0.0)
     cells = []
     for value in values:
         eighths = round(8 * _BAR * float(value) / most) if most > 0 else 0
@@ -236,7 +248,7 @@ def _bars(values: pd.Series[Any], shown: Callable[[Any], str]) -> list[str]:
 
 
 def _seconds(value: float) -> str:
-    return "" if value != value else text.duration(value).replace(" ", _GAP)  # noqa: PLR0124 - NaN
+    return "" if unknown(value) else text.duration(value).replace(" ", _GAP)
 
 
 def table_height(frame: pd.DataFrame) -> int:
@@ -244,6 +256,16 @@ def table_height(frame: pd.DataFrame) -> int:
     shown = frame.head(BARS)
     lengths = [len(str(p)) + len(str(m)) for p, m in zip(shown["platform"], shown["model"], strict=True)]
     return 28 + sum(24 + 22 * (length > _CELL) for length in lengths or [0])
+
+
+def _begins(days: pd.Series[Any], period: Period) -> list[str]:
+    """Return the first day of the period that each day is in."""
+    found = days.to_numpy().astype("datetime64[D]")
+    if period == "month":
+        found = found.astype("datetime64[M]").astype("datetime64[D]")
+    elif period == "week":
+        found = found - (found.astype("int64") + 3) % 7  # 1970 began on a Thursday
+    return [str(day) for day in found]
 
 
 def _date_axis(figure: Figure, days: pd.Series[Any], form: str, row: int, col: int) -> None:

@@ -10,16 +10,14 @@ import html as html_standard
 import json
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+import pandas as pd
 import plotly.graph_objects as go
 import plotly.io
 from plotly.subplots import make_subplots
 
 from orchestrai import html, text
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 INK: Final = "#7b7b7b"  # 4.2 on white, 4.4 on #111 (WCAG 2 formula)
 LINES: Final = "rgba(128,128,128,0.25)"  # seen on light and on dark, as those below
@@ -140,7 +138,7 @@ def nothing(figure: Figure, row: int = 1, col: int = 1, words: str = "nothing ye
 
 def label(name: Any, missing: str = "none", width: int = _LABEL) -> str:
     """Return a name from outside as text of a figure: short, printable, and no markup of any kind."""
-    if name is None or name != name:  # noqa: PLR0124 - NaN
+    if unknown(name):
         return missing
     shown = html_standard.escape(text.excerpt(str(name), width), quote=True)
     return shown.replace("$", "&#36;").replace("%{", "%&#123;") or missing
@@ -148,9 +146,12 @@ def label(name: Any, missing: str = "none", width: int = _LABEL) -> str:
 
 def dollars(amount: Any) -> str:
     """Return an amount [USD] as text."""
-    if amount is None or amount != amount:  # noqa: PLR0124 - NaN
-        return "unknown"
-    return text.money(Decimal(str(amount)))
+    return "unknown" if unknown(amount) else text.money(Decimal(str(amount)))
+
+
+def unknown(value: Any) -> bool:
+    """Return whether a cell holds nothing: None, NaN, NaT or NA, as the version of pandas has it."""
+    return bool(pd.api.types.is_scalar(value) and pd.isna(value))
 
 
 def colours(names: Sequence[str]) -> Mapping[str, str]:
@@ -169,6 +170,6 @@ def frame_table(headline: str, frame: pd.DataFrame | None) -> str:
 
 
 def _cell(value: Any) -> str:
-    if value is None or (isinstance(value, float) and value != value):  # noqa: PLR0124 - NaN
+    if unknown(value):
         return ""
     return f"{value:.6g}" if isinstance(value, float) else text.excerpt(str(value), 60)
