@@ -233,7 +233,8 @@ class Chain:
     def _headline(self, steps: list[Step]) -> str:
         done = sum(step.status == "succeeded" for step in steps)
         cost = text.money(sum((step.cost for step in steps), Decimal(0)))
-        return f"Chain {text.excerpt(self.name, 60)!r}: {done} of {len(steps)} steps, {cost}, run {self.id}"
+        of = text.counted(len(steps), "step")
+        return f"Chain {text.excerpt(self.name, 60)!r}: {text.count(done)} of {of}, {cost}, run {self.id}"
 
 
 def _frame(steps: Iterable[Step]) -> pd.DataFrame:
