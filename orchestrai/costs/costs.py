@@ -347,19 +347,12 @@ class Costs:
         Raises:
             InvalidInput: No list has a price for it; the message names the nearest model.
         """
-        from orchestrai.costs.reprice import reprice
+        from orchestrai.costs.reprice import find_price, reprice
 
-        part = Part.of(since, until, project)
-        return reprice(
-            self.mirror,
-            self._prices,
-            part,
-            model,
-            money,
-            at=moment_of(at, "at"),
-            processing=processing,
-            service_tier=service_tier,
+        price = find_price(
+            self.mirror, self._prices, model, at=moment_of(at, "at"), processing=processing, service_tier=service_tier
         )
+        return reprice(self.mirror, Part.of(since, until, project), price, money)
 
     @property
     def plot(self) -> Plots:

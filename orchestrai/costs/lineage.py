@@ -62,6 +62,8 @@ WHERE kind = 'parent' AND task_id IN (SELECT value FROM json_each(?)) ORDER BY t
 
 def lineage(mirror: Mirror, ledger: Ledger, name: str, money: Money) -> pd.DataFrame:
     """Return the tasks of a chain, or of the line that a task stands in; see `Costs.lineage`."""
+    import pandas as pd
+
     chain = _chain(mirror, name)
     if chain is not None:
         found = frame(mirror, _TASKS.format(condition="chain_id = $chain"), {"chain": chain}, money=money)
@@ -75,7 +77,7 @@ def lineage(mirror: Mirror, ledger: Ledger, name: str, money: Money) -> pd.DataF
     parents: dict[str, list[str]] = defaultdict(list)
     for child, parent in ledger.read(lambda c: c.execute(_HANDED, (json.dumps(ids),)).fetchall()):
         parents[child].append(parent)
-    found.insert(2, "parents", [tuple(parents[child]) for child in ids])
+    found.insert(2, "parents", pd.Series([tuple(parents[child]) for child in ids], dtype=object))
     return found.assign(cost_below=_below(found, money))
 
 

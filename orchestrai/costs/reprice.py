@@ -49,26 +49,15 @@ used AS (
 )
 SELECT platform, model, tier, count(*) AS attempts, count(*) FILTER (repriced IS NULL) AS unknown,
        coalesce(sum(input_tokens), 0) :: BIGINT AS input_tokens, coalesce(sum(output_tokens), 0) :: BIGINT AS output_tokens,
-       coalesce(sum(cost), 0) :: DECIMAL(38, 12) AS cost, coalesce(sum(list_cost), 0) :: DECIMAL(38, 12) AS list_cost,
-       coalesce(sum(repriced), 0) :: DECIMAL(38, 12) AS repriced_cost,
-       coalesce(sum(repriced), 0) :: DECIMAL(38, 12) - coalesce(sum(cost) FILTER (repriced IS NOT NULL), 0) AS difference
+       coalesce(sum(cost), 0) AS cost, coalesce(sum(list_cost), 0) AS list_cost,
+       coalesce(sum(repriced), 0) AS repriced_cost,
+       coalesce(sum(repriced), 0) - coalesce(sum(cost) FILTER (repriced IS NOT NULL), 0) AS difference
 FROM priced GROUP BY ALL ORDER BY repriced_cost DESC, platform, model
 """
 
 
-def reprice(
-    mirror: Mirror,
-    prices: PriceList,
-    part: Part,
-    model: str,
-    money: Money,
-    *,
-    at: datetime | None = None,
-    processing: str = "sync",
-    service_tier: str | None = None,
-) -> pd.DataFrame:
+def reprice(mirror: Mirror, part: Part, price: Price, money: Money) -> pd.DataFrame:
     """Return what the same tokens would have cost, at one price; see `Costs.reprice`."""
-    price = find_price(mirror, prices, model, at=at, processing=processing, service_tier=service_tier)
     by, tiers = price.charges()
     uptos = [*(above for above, _ in tiers[1:]), _LARGEST]
     charges = ", ".join(

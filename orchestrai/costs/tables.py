@@ -6,6 +6,17 @@ from typing import Final
 
 from orchestrai.costs.transfer import Table
 
+_OF_A_TASK: Final = {
+    "chain_id": "VARCHAR",
+    "parent_task_id": "VARCHAR",
+    "root_task_id": "VARCHAR",
+    "depth": "INTEGER",
+    "task_type": "VARCHAR",
+    "priority": "BIGINT",
+    "tags": "VARCHAR",
+    "queued_at": "moment",
+}
+
 ATTEMPTS: Final = Table(
     "attempts",
     "sends s LEFT JOIN attempts a ON a.send_seq = s.seq",
@@ -21,14 +32,7 @@ ATTEMPTS: Final = Table(
         "est_input_tokens": "BIGINT",
         "est_output_tokens": "BIGINT",
         "est_cost": "money",
-        "chain_id": "VARCHAR",
-        "parent_task_id": "VARCHAR",
-        "root_task_id": "VARCHAR",
-        "depth": "INTEGER",
-        "task_type": "VARCHAR",
-        "priority": "BIGINT",
-        "tags": "VARCHAR",
-        "queued_at": "moment",
+        **_OF_A_TASK,
         "started_at": "moment",
         "backoff_ms": "DOUBLE",
         "status": "VARCHAR",
@@ -82,14 +86,7 @@ OUTCOMES: Final = Table(
         "reused_from": "VARCHAR",
         "cost": "money",
         "list_cost": "money",
-        "chain_id": "VARCHAR",
-        "parent_task_id": "VARCHAR",
-        "root_task_id": "VARCHAR",
-        "depth": "INTEGER",
-        "task_type": "VARCHAR",
-        "priority": "BIGINT",
-        "tags": "VARCHAR",
-        "queued_at": "moment",
+        **_OF_A_TASK,
         "settled_at": "moment",
         "duration_ms": "DOUBLE",
     },

@@ -173,6 +173,12 @@ def test_an_empty_ledger_gives_an_empty_frame_with_the_same_columns_and_dtypes(n
         assert len(full) > 0
 
 
+def test_a_chain_without_tasks_has_an_empty_lineage_with_the_same_columns_and_dtypes(orch, empty):
+    full, bare = orch.costs.lineage("report"), empty.costs.lineage(empty.chain("new"))
+    assert (len(full), len(bare)) == (4, 0)
+    assert bare.dtypes.to_dict() == full.dtypes.to_dict()
+
+
 def test_an_empty_ledger_has_a_summary_of_nothing(empty):
     value = empty.costs.summary(money="decimal")["value"]
     assert value["tasks"] == value["cost"] == value["saved"] == 0
