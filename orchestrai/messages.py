@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, cast
 
 from orchestrai import attachments
 from orchestrai.attachments import Attachment
-from orchestrai.errors import InvalidPrompt, nearest
+from orchestrai.errors import InvalidInput, InvalidPrompt, nearest
 
 Role = Literal["system", "user", "assistant"]
 Part = str | Attachment
@@ -128,3 +128,18 @@ def lone_surrogate(text: str) -> int | None:
     except UnicodeEncodeError as error:
         return error.start
     return None
+
+
+def check_characters(where: str, text: str) -> None:
+    """Refuse a text that neither a request nor the ledger can hold.
+
+    Args:
+        where: What to call it in the error.
+        text: The text.
+
+    Raises:
+        InvalidInput: It holds a lone surrogate, which is half of a character.
+    """
+    if not text.isascii() and (at := lone_surrogate(text)) is not None:
+        around = text[max(0, at - 20) : at + 20]
+        raise InvalidInput(f"{where} holds half of a character (a lone surrogate) at position {at}: {around!r}.")

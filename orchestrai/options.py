@@ -11,6 +11,7 @@ from typing import Any, Literal, TypedDict, TypeVar, get_args
 
 from orchestrai.attachments import Attachment
 from orchestrai.errors import InvalidInput, InvalidSettings, nearest
+from orchestrai.messages import check_characters
 from orchestrai.settings import dollars
 from orchestrai.task import Effort, TaskType
 
@@ -100,8 +101,11 @@ def check_call(call: Mapping[str, Any], on_error: Sequence[str] = ("continue", "
         if not isinstance(call.get(name), bool | None):
             raise InvalidInput(f"{name} is True or False, not {call[name]!r}.")
     for name in ("name", "into"):
-        if not isinstance(call.get(name), str | None):
-            raise InvalidInput(f"{name} is a string, not {call[name]!r}.")
+        text = call.get(name)
+        if not isinstance(text, str | None) or text == "":
+            raise InvalidInput(f"{name} is a string that is not empty, not {text!r}.")
+        if text is not None:
+            check_characters(name, text)
     max_cost_of(call)
     latest_of(call, 0)
     ceiling = call.get("concurrency")

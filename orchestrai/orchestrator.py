@@ -49,7 +49,7 @@ from orchestrai.ledger.rows import QuotaRow
 from orchestrai.limits.budget import budgets_from
 from orchestrai.memory.store import MemoryStore
 from orchestrai.memory_calls import Memories, close_stores
-from orchestrai.messages import lone_surrogate
+from orchestrai.messages import check_characters
 from orchestrai.options import (
     CallOptions,
     Confirm,
@@ -460,8 +460,7 @@ class Orchestrator:
         """
         if not isinstance(name, str) or not name.strip():
             raise InvalidInput(f"A chain has a name, a text that is not empty; not {name!r}.")
-        if lone_surrogate(name) is not None:
-            raise InvalidInput(f"The name of a chain holds half of a character (a lone surrogate): {name!r}.")
+        check_characters("The name of a chain", name)
         if not self.settings.keep_texts:
             raise InvalidInput("Chains hand texts on, and keep_texts = false keeps none. Turn it on in the settings.")
         ledger, project = self._opened().ledger, self.project

@@ -16,7 +16,7 @@ from orchestrai.attachments import Attachment
 from orchestrai.errors import InvalidInput, nearest
 from orchestrai.handoff import HandoffContext, digest_of, marked_slots
 from orchestrai.ids import is_id
-from orchestrai.messages import Prompt, canonical, described, prompt_from
+from orchestrai.messages import Prompt, canonical, check_characters, described, prompt_from
 from orchestrai.text import excerpt
 from orchestrai.values import quickly_made
 
@@ -209,6 +209,8 @@ def _check_options(task: Task) -> None:
     for name, text in (("system", task.system), ("model", task.model), ("chain", task.chain)):
         if text is not None and not isinstance(text, str):
             raise InvalidInput(f"{name} is a string, not {type(text).__name__}.")
+        if text is not None and name != "system":  # a system prompt may differ by row, and refuses its row alone
+            check_characters(name, text)
     if task.samples is not None and not (_is_whole(task.samples) and task.samples >= 1):
         raise InvalidInput(f"samples is a whole number of at least 1, not {task.samples!r}.")
     if task.max_tokens is not None and not (_is_whole(task.max_tokens) and task.max_tokens >= 1):

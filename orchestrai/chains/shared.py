@@ -13,7 +13,7 @@ import orjson
 from orchestrai.errors import InvalidInput
 from orchestrai.ids import now_us
 from orchestrai.ledger import chains
-from orchestrai.messages import lone_surrogate
+from orchestrai.messages import check_characters
 
 if TYPE_CHECKING:
     from orchestrai.engine.engine import Engine
@@ -113,8 +113,7 @@ class Shared:
 def _checked(name: object) -> str:
     if not isinstance(name, str) or not name or any(letter in name for letter in "{}\n"):
         raise InvalidInput(f"A shared value's name is a text of one line without braces, not {name!r}.")
-    if lone_surrogate(name) is not None:
-        raise InvalidInput(f"A shared value's name holds half of a character (a lone surrogate): {name!r}.")
+    check_characters("A shared value's name", name)
     return name
 
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 import orjson
 
 from orchestrai.errors import InvalidInput, nearest
-from orchestrai.messages import lone_surrogate
+from orchestrai.messages import check_characters
 
 LARGEST: Final = 65_536  # of one memory's metadata, as JSON [bytes]
 _DEEPEST: Final = 16  # conditions within conditions
@@ -139,8 +139,7 @@ def _value(value: Any, at: str) -> str | int | float | bool:
 
 
 def _text(value: str, at: str) -> str:
-    if lone_surrogate(value) is not None:
-        raise InvalidInput(f"{at} holds half of a character (a lone surrogate).")
+    check_characters(at, value)
     return str(value)
 
 

@@ -19,7 +19,7 @@ from orchestrai.memory.chunks import spans
 from orchestrai.memory.embedding import Embedding
 from orchestrai.memory.index import SEAL_AT, SearchIndex
 from orchestrai.memory.values import Memory, MemoryMatch
-from orchestrai.messages import lone_surrogate
+from orchestrai.messages import check_characters
 
 LARGEST: Final = 64 * 2**20  # of one text, in UTF-8 [bytes]
 _PATIENCE_S: Final = 10.0  # with what is being sealed when the ledger is closed
@@ -107,8 +107,7 @@ class MemoryStore:
         """
         if not isinstance(query, str) or not query.strip():
             raise InvalidInput(f"query is a text, not {query!r}.")
-        if lone_surrogate(query) is not None:
-            raise InvalidInput("query holds half of a character (a lone surrogate).")
+        check_characters("query", query)
         if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
             raise InvalidInput(f"limit= is a whole number of at least 1, not {limit!r}.")
         among = None if not where else await self.ledger.read_soon(lambda c: memories.numbers_matching(c, where))
@@ -168,8 +167,7 @@ def new_row(text: str, metadata: Mapping[str, Any] | None) -> MemoryRow:
         raise InvalidInput(f"A memory is a text, not {type(text).__name__}.")
     if not text:
         raise InvalidInput("A memory is a text; this one is empty.")
-    if (place := lone_surrogate(text)) is not None:
-        raise InvalidInput(f"Character {place} of the text is half of one (a lone surrogate).")
+    check_characters("The text", text)
     if (size := len(text.encode("utf-8"))) > LARGEST:
         raise InvalidInput(f"The text has {size:,} bytes; a memory has at most {LARGEST:,}. Split it.")
     return MemoryRow(new_id(), memories.digest_of(text), len(text), text, None, written(metadata), None, now_us())
