@@ -24,7 +24,7 @@ from orchestrai.engine.request import request_for, with_parts
 from orchestrai.errors import HandoffContextMissing, InvalidInput, PlatformError
 from orchestrai.ids import new_id, now_us
 from orchestrai.ledger.reservations import Full
-from orchestrai.ledger.rows import AttemptRow, OfferRow, SendRow, SystemRow
+from orchestrai.ledger.rows import AttemptRow, OfferRow, SendRow
 from orchestrai.limits.admission import Ticket
 from orchestrai.messages import Message, canonical, lone_surrogate, messages_of
 from orchestrai.platforms.protocol import Reply, Request
@@ -107,16 +107,15 @@ async def _recorded(run: Run, item: Item, work: Work) -> tuple[int, Request] | N
     except HandoffContextMissing as gone:
         run.books.settle_failure(item, "parent", str(gone))
         return None
-    offer = run.books.offer_row(item.offer)
+    named = run.books.named
+    offer = named.offer_row(item.offer)
     prompt = _prompt(item.task) if work.attempts == 0 and run.options.keep_texts else None
-    kept: tuple[OfferRow | SystemRow, ...] = () if offer.offer_id in run.books.kept_offers else (offer,)
-    if item.task.system and prompt is not None:
-        kept = (*kept, *run.books.system_row(item.task.system))
+    unknown = named.unknown(offer, item.task.system if prompt is not None else None)
     since = item.since if work.attempts == 0 else None  # a task that has begun goes on, whoever else answers it
     row = _send_row(run, item, work, request, offer)
     holds = holds_of(item.task, item.size, item.offer, run.outlook, run.limits, item.handed)
     handoffs = item.lineage.rows(work.task_id) if item.lineage is not None and work.attempts == 0 else ()
-    grant = await run.journal.open(row, run.books.claim(item), since, prompt, kept, holds, handoffs)
+    grant = await run.journal.open(row, run.books.claim(item), since, prompt, unknown, holds, handoffs)
     if isinstance(grant, Full):
         run.no_room(item, grant)
         return None
@@ -126,9 +125,7 @@ async def _recorded(run: Run, item: Item, work: Work) -> tuple[int, Request] | N
     work.metered = bool(holds)
     if work.first_send is None:
         work.first_send = grant
-    run.books.kept_offers.add(offer.offer_id)
-    if row.system_digest is not None:
-        run.books.kept_systems.add(row.system_digest)
+    named.written(unknown)
     return grant, request
 
 
@@ -253,7 +250,7 @@ def _send_row(run: Run, item: Item, work: Work, request: Request, offer: OfferRo
         item.size or None,
         task.max_tokens,
         item.expected_cash,
-        run.books.system_digest(task.system),
+        run.books.named.system_digest(task.system),
         *lineage_columns(item, work.task_id),
         task.type,
         task.priority,
@@ -321,11 +318,11 @@ def _record(
     )
     row = AttemptRow._make(columns)
     if price is not None:
-        run.books.note_price(price)
+        run.books.named.note_price(price)
     told = error.quota if error is not None and error.quota else seen.quota if seen is not None else ()
-    quota = run.books.quota_rows(offer.platform, told) if told else ()
+    quota = run.books.named.quota_rows(offer.platform, told) if told else ()
     if error is not None and error.kind == "window" and not quota:
-        quota = run.books.used_up(offer, error.retry_after_s)
+        quota = run.books.named.used_up(offer, error.retry_after_s)
     charge = charge_of(usage, cost, error) if work.metered else None
     if not final:
         run.books.record(row, latency_s, quota, charge)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import partial
@@ -15,7 +14,7 @@ import orjson
 
 from orchestrai.engine.engine import Engine
 from orchestrai.engine.item import Item, Work
-from orchestrai.engine.quota import quota_row
+from orchestrai.engine.named import Named
 from orchestrai.engine.reuse import reused_result
 from orchestrai.errors import ErrorClass, LedgerError
 from orchestrai.ids import new_id, now_us
@@ -23,16 +22,14 @@ from orchestrai.ledger import queries
 from orchestrai.ledger.chains import memory_of
 from orchestrai.ledger.group import Settling
 from orchestrai.ledger.reservations import Charge, forget_call
-from orchestrai.ledger.rows import AttemptRow, MemoryRow, OfferRow, OutcomeRow, QuotaRow, SystemRow
+from orchestrai.ledger.rows import AttemptRow, MemoryRow, OutcomeRow, QuotaRow
 from orchestrai.limits.quota import Meter
-from orchestrai.platforms.protocol import Platform, QuotaReading, Reply
-from orchestrai.pricing import Price, from_pico, to_pico
+from orchestrai.platforms.protocol import Reply
+from orchestrai.pricing import from_pico, to_pico
 from orchestrai.result import NO_USAGE, Result
-from orchestrai.routing.offers import Offer
 from orchestrai.text import excerpt
 
 _NO_COST: Final = Decimal(0)
-_UNTOLD_S: Final = 300.0  # until a used-up window is tried again of which nobody tells when it begins anew
 
 
 class Asked(NamedTuple):
@@ -99,14 +96,9 @@ class Books:
         self._options = options
         self._left = left
         self._show = published
-        self._noted: set[str] = set()  # price ids already written
-        self._offers: dict[int, OfferRow] = {}  # by the offer's identity; the routes keep them
-        self._readings: dict[tuple[str, str, str], tuple[float | None, int | None]] = {}  # newest of each window
-        self.kept_offers: set[int] = set()  # ids of those that are in the ledger
-        self._systems: dict[str, str] = {}  # digests of system prompts
+        self.named = Named(engine.journal)
         self._recorded = False
         self._command: str | None = None
-        self.kept_systems: set[str] = set()  # digests of those that are in the ledger
 
     async def scope_of(self, items: list[Item]) -> str | None:
         """Return the batch whose answers alone count: the unfinished one that this call continues without other reuse.
@@ -154,12 +146,11 @@ class Books:
             )
             return batch_id
 
-        recorded = self.journal.do(record)
         if named is None:
-            recorded.add_done_callback(_ignore)
+            self.journal.note(record)
         else:
             # Looked for and recorded in one transaction: two processes that start at once share one batch.
-            self.batch_id = await recorded
+            self.batch_id = await self.journal.do(record)
             self.continues = self.batch_id != fresh
             self.scope = None if options.reuse else self.batch_id
         self._recorded = True
@@ -173,32 +164,24 @@ class Books:
             self._write_command()
 
     def _write_command(self) -> None:
+        update = (
+            "UPDATE batches SET options = json_set(options, '$.command', json(?)), revision = revision + 1 "
+            "WHERE batch_id = ?"
+        )
         row = (self._command, self.batch_id)
-        self.journal.do(
-            lambda c: (
-                c.execute(
-                    "UPDATE batches SET options = json_set(options, '$.command', json(?)), revision = revision + 1 "
-                    "WHERE batch_id = ?",
-                    row,
-                ).rowcount
-            )
-        ).add_done_callback(_ignore)
+        self.journal.note(lambda c: c.execute(update, row).rowcount)
 
     def close_call(self, status: str, settled: int, meter: Meter | None = None) -> None:
         """Record how the call ended, and forget the meter that was its own."""
-        row = (status, now_us(), settled, self.batch_id)
         if meter is not None:
             name = meter.id
-            self.journal.do(lambda c: forget_call(c, name)).add_done_callback(_ignore)
-        self.journal.do(
-            lambda c: (
-                c.execute(
-                    "UPDATE batches SET status = ?, finished_at = ?, revision = revision + 1, "
-                    "task_count = coalesce(task_count, ?) WHERE batch_id = ?",
-                    row,
-                ).rowcount
-            )
-        ).add_done_callback(_ignore)
+            self.journal.note(lambda c: forget_call(c, name))
+        update = (
+            "UPDATE batches SET status = ?, finished_at = ?, revision = revision + 1, "
+            "task_count = coalesce(task_count, ?) WHERE batch_id = ?"
+        )
+        row = (status, now_us(), settled, self.batch_id)
+        self.journal.note(lambda c: c.execute(update, row).rowcount)
 
     def claim(self, item: Item) -> bytes:
         """Return what nobody else may work on while this task is: its key, in the scope of its reuse."""
@@ -212,84 +195,9 @@ class Books:
         item.work = Work(now_us(), repairs_left=self._options.repair_attempts)
         return item.work
 
-    def system_digest(self, system: str | None) -> str | None:
-        """Return the digest under which a system prompt is kept; computed once for each."""
-        if not system:
-            return None
-        known = self._systems.get(system)
-        if known is None:
-            known = self._systems[system] = hashlib.sha256(system.encode("utf-8")).hexdigest()
-        return known
-
-    def system_row(self, system: str) -> tuple[SystemRow, ...]:
-        """Return the row that keeps a system prompt, at its first use in this call."""
-        digest = self.system_digest(system)
-        if digest is None or digest in self.kept_systems:
-            return ()
-        return (SystemRow(digest, system),)
-
     def since_began_ms(self, work: Work) -> float | None:
         """Return how long ago the first request of a task left [ms]; None when none did."""
         return None if work.began is None else (self._engine.loop.loop.time() - work.began) * 1000
-
-    def offer_row(self, offer: Offer) -> OfferRow:
-        """Return the row that says how a request was routed; made once for each offer."""
-        row = self._offers.get(id(offer))
-        if row is None:
-            platform = offer.platform
-            values = (
-                platform.name,
-                platform.transport,
-                platform.provider,
-                platform.tier,
-                offer.model,
-                int(platform.demo),
-                platform.account,
-                platform.address,
-                "sync",
-                offer.reason,
-                offer.rank,
-            )
-            digest = hashlib.sha256(orjson.dumps(values)).digest()
-            row = self._offers[id(offer)] = OfferRow(int.from_bytes(digest[:8], signed=True), *values)
-        return row
-
-    def note_price(self, price: Price) -> None:
-        """Keep the price vector that attempts were priced with, once."""
-        if price.price_id in self._noted:
-            return
-        self._noted.add(price.price_id)
-        row = {**price.row(), "first_used_at": now_us()}
-        columns, marks = ", ".join(row), ", ".join("?" * len(row))
-        self.journal.do(
-            lambda c: (
-                c.execute(
-                    f"INSERT OR IGNORE INTO prices ({columns}) VALUES ({marks})",  # noqa: S608 - names of Price.row
-                    tuple(row.values()),
-                ).rowcount
-            )
-        ).add_done_callback(_ignore)
-
-    def quota_rows(self, platform: Platform, told: Sequence[QuotaReading]) -> tuple[QuotaRow, ...]:
-        """Return what is new of what a platform told about its quota windows."""
-        rows = []
-        for reading in told:
-            row = quota_row(platform, reading)
-            window, state = row[:3], (row.used_percent, row.resets_at)
-            if self._readings.get(window) != state:
-                self._readings[window] = state
-                rows.append(row)
-        return tuple(rows)
-
-    def used_up(self, offer: Offer, retry_after_s: float | None) -> tuple[QuotaRow, ...]:
-        """Return what a refusal says that names no window: the account's window is used up until its reset."""
-        meter = next((meter for meter in offer.meters if not meter.window.is_rate), None)
-        if meter is None:
-            return ()
-        now = now_us()
-        ends = meter.window.period(now)[1]
-        until = now + int((retry_after_s or _UNTOLD_S) * 1e6) if retry_after_s or ends is None else ends
-        return (QuotaRow(offer.platform.name, offer.platform.account or "", meter.id, 100.0, until, "refusal", now),)
 
     def record(
         self, row: AttemptRow, latency_s: float, quota: tuple[QuotaRow, ...] = (), charge: Charge | None = None
@@ -500,9 +408,3 @@ def _digest(items: list[Item]) -> bytes:
 
 def _usd(pico: int | None) -> Decimal | None:
     return _NO_COST if pico == 0 else from_pico(pico)  # most are 0, and share one object
-
-
-def _ignore(done: asyncio.Future[Any]) -> None:
-    """Let a broken ledger be reported by the results that need it, once."""
-    if not done.cancelled():
-        done.exception()

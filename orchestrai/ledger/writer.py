@@ -110,6 +110,10 @@ class Journal:
         self._consider()
         return done
 
+    def note(self, work: Callable[[sqlite3.Connection], Any]) -> None:
+        """Run `work` inside the next transaction; a ledger that cannot be written is told by the results that need it."""
+        self.do(work).add_done_callback(_ignore)
+
     async def drain(self) -> None:
         """Wait until everything that was given is durable."""
         while not self._idle.is_set():
@@ -246,3 +250,8 @@ def _never_sent(send_seq: int) -> AttemptRow:
         cost_source="zero",
         finished_at=now_us(),
     )
+
+
+def _ignore(done: asyncio.Future[Any]) -> None:
+    if not done.cancelled():
+        done.exception()
