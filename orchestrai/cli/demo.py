@@ -153,7 +153,7 @@ class _Labelled:
         """Print the table and the facts."""
         render.show_table(
             [
-                [text.excerpt(words, 60), label or "no answer", truth, "" if label == truth else "wrong"]
+                [text.excerpt(words, 60), label or "no answer", truth, "wrong" if label and label != truth else ""]
                 for words, label, truth in self.rows
             ],
             ("text", "label", "truth", ""),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 
 import pytest
 from test_app import DOCS, HOSTILE, PRICES, Shell
@@ -97,6 +99,24 @@ def test_a_select_is_answered_and_anything_else_refused(shell, tmp_path):
     assert not (tmp_path / "stolen.csv").exists()
     assert "LINE 1" in shell("costs", "--sql", "SELECT nope FROM attempts").stderr
     assert shell("costs", "--sql", query, "--by", "day").returncode == 2
+
+
+def test_an_interrupted_select_ends_with_130_and_without_a_traceback(shell):
+    code = (
+        "import os, signal, sys, threading; from orchestrai.cli.app import run; "
+        "threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGINT)).start(); "
+        "sys.exit(run(['costs', '--sql', 'SELECT count(*) FROM range(50000000000)']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=shell.folder,
+        env=shell.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr.startswith("Interrupted.")
 
 
 def test_no_name_drives_the_terminal(tmp_path):
