@@ -309,18 +309,13 @@ def _path(value: Any, where: str) -> Path | None:
     return Path(value).expanduser()
 
 
-def _style(value: Any, where: str) -> str:
-    styles = get_args(ProgressStyle)
-    if value not in styles:
-        raise InvalidSettings(f"{where} is one of {', '.join(styles)}, not {value!r}.{nearest(value, styles)}")
-    return str(value)
+def _one_of(*words: str) -> Callable[[Any, str], str]:
+    def check(value: Any, where: str) -> str:
+        if value not in words:
+            raise InvalidSettings(f"{where} is one of {', '.join(words)}, not {value!r}.{nearest(value, words)}")
+        return str(value)
 
-
-def _fit(value: Any, where: str) -> str:
-    rules = get_args(HandoffFit)
-    if value not in rules:
-        raise InvalidSettings(f"{where} is one of {', '.join(rules)}, not {value!r}.{nearest(value, rules)}")
-    return str(value)
+    return check
 
 
 def _shares(value: Any, where: str) -> tuple[float, ...]:
@@ -409,13 +404,13 @@ _CHECKS: Final[Mapping[str, Callable[[Any, str], Any]]] = {
     "concurrency": _ceiling,
     "keep_texts": _switch,
     "reuse": _switch,
-    "progress": _style,
+    "progress": _one_of(*get_args(ProgressStyle)),
     "ask_above": dollars,
     "warn_at": _shares,
     "estimate_above_tokens": _whole(1),
     "task_allowance": _allowance,
     "handoff_summary": _whole(1),
-    "handoff_fit": _fit,
+    "handoff_fit": _one_of(*get_args(HandoffFit)),
     "never_train": _switch,
     "prices": _table,
     "platforms": _tables,

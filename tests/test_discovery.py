@@ -187,24 +187,16 @@ def test_a_table_of_the_settings_may_be_given_by_its_name(tmp_path):
         _ = Orchestrator(tmp_path, platforms=["vlm"], settings=settings).findings
 
 
-def test_without_a_platform_an_orchestrator_still_shows_itself_and_the_budgets_of_its_ledger(tmp_path):
-    budgets = {"budgets": [{"usd": 5, "per": "day"}]}
-    with Orchestrator(tmp_path, platforms=[], settings=budgets) as orch:
-        orch.calls(0)  # opens the ledger
-        assert orch.ledger_path.exists()
-        assert "0 of 0 platforms can answer" in orch._repr_mimebundle_()["text/plain"]
-        assert [(use.unit, use.limit) for use in orch.quota] == [("usd", 5)]
-
-
 def test_an_empty_list_of_platforms_is_no_platform(tmp_path):
     with pytest.raises(NoPlatform, match="No platform can answer yet"):
         orchestrator(tmp_path).run_sync("a")
 
 
-def test_without_any_platform_the_budgets_can_be_looked_at(tmp_path):
+def test_without_any_platform_an_orchestrator_and_its_budgets_can_be_looked_at(tmp_path):
     budget = {"usd": "5", "per": "day"}
     with orchestrator(tmp_path, budgets=[budget]) as orch:
         assert [(use.platform, use.limit) for use in orch.quota] == [(None, 5)]
+        assert "0 of 0 platforms can answer" in orch._repr_mimebundle_()["text/plain"]
     with orchestrator(tmp_path / "none") as orch:
         assert "No quota window and no budget" in repr(orch.quota._repr_mimebundle_())
 
