@@ -77,6 +77,9 @@ class Figure(go.Figure):  # type: ignore[misc]  # plotly ships no types
             "text/plain": repr(self),
         }
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (*super().__reduce__(), {"frame": self.frame})  # a copy shows the same
+
     def __repr__(self) -> str:
         rows = 0 if self.frame is None else len(self.frame)
         return f"<Figure {self.headline!r} of {text.count(rows)} rows; .frame has them>"

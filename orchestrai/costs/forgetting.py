@@ -95,7 +95,9 @@ def _id(value: Any, attribute: str) -> str:
 
 
 def _tag(tag: Mapping[str, str] | str) -> dict[str, str]:
-    pairs = [tuple(tag.split("=", 1))] if isinstance(tag, str) else list(tag.items())
+    pairs = (
+        [tuple(tag.split("=", 1))] if isinstance(tag, str) else list(tag.items()) if isinstance(tag, Mapping) else []
+    )
     if len(pairs) != 1 or len(pairs[0]) != 2:
         raise InvalidInput(f'tag={tag!r}: one tag is {{"team": "red"}} or "team=red".')
     key, value = pairs[0]

@@ -183,7 +183,9 @@ class Plots:
             InvalidInput: There is no such chain; the message names the nearest.
         """
         found = self._costs.lineage(chain)
-        figure = canvas(f"Chain {label(getattr(chain, 'name', chain))}", found)
+        of_one = chain in found["task_id"].tolist()
+        title = f"Task …{label(chain[-8:])}" if of_one else f"Chain {label(getattr(chain, 'name', chain))}"
+        figure = canvas(title, found)
         draw(figure, [_node(task) for task in found.to_dict("records")])
         return figure
 

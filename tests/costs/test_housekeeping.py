@@ -191,8 +191,9 @@ def test_forgetting_names_what_is_not_there(tmp_path):
             orch.forget(tag="team=green")
         with pytest.raises(InvalidInput, match="by one of: task=, batch=, tag="):
             orch.forget()
-        with pytest.raises(InvalidInput, match="one tag is"):
-            orch.forget(tag="red")
+        for tag in ("red", 5, {}, {"team": "red", "other": "x"}):
+            with pytest.raises(InvalidInput, match="one tag is"):
+                orch.forget(tag=tag)
 
 
 def test_without_keep_texts_no_text_of_a_call_reaches_the_disk(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -164,6 +165,13 @@ def test_a_figure_shows_itself_without_a_network(orch, tmp_path):
     assert not re.search(r"<(script|link|img)[^>]+(src|href)=", page)
 
 
+def test_a_copy_of_a_figure_shows_the_same(orch):
+    figure = orch.costs.plot.by_day()
+    for same in (copy.copy(figure), copy.deepcopy(figure)):
+        assert same._repr_mimebundle_() == figure._repr_mimebundle_()
+        assert len(same.frame) == len(figure.frame) > 0
+
+
 def test_a_large_batch_is_drawn_by_what_was_under_way(tmp_path):
     writer = Writer(tmp_path / ".orchestrai")
     writer.offer(1, "openai", "paid")
@@ -205,6 +213,8 @@ def test_parents_and_children_are_linked(tmp_path):
         }
         assert found["parents"][third.task_id] == (second.task_id, other.task_id)
         assert set(orch.costs.lineage(other.task_id)["task_id"]) == {first.task_id, other.task_id, third.task_id}
+        assert orch.costs.plot.chain("report").headline == "Chain report"
+        assert orch.costs.plot.chain(other.task_id).headline == f"Task …{other.task_id[-8:]}"
         lines, nodes = orch.costs.plot.chain("report").data
         assert list(lines.x).count(None) == 4
         assert len(nodes.x) == 4

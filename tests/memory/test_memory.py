@@ -108,7 +108,12 @@ async def test_an_altered_text_is_never_given_out(orch):
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [(None, "not NoneType"), (b"bytes", "not bytes"), ("", "is empty"), ("half \ud83d", "half of a character .* at position 5")],
+    [
+        (None, "not NoneType"),
+        (b"bytes", "not bytes"),
+        ("", "is empty"),
+        ("half \ud83d", "half of a character .* at position 5"),
+    ],
 )
 async def test_what_is_no_text_is_refused(orch, text, said):
     with pytest.raises(InvalidInput, match=said):
