@@ -288,7 +288,7 @@ class Costs:
         return questions.quota(self.mirror)
 
     def lineage(self, chain: Any, *, money: Money = "float") -> pd.DataFrame:
-        """Return the tasks of a chain, or those that a task came from and that came of it.
+        """Return the tasks of a chain, or those that a task came from and that came of it, in whatever chain they are.
 
         Args:
             chain: A chain, its name (its newest run), its id, or the id of a task.
