@@ -33,6 +33,28 @@ function fill(parent, items, make, draw) {
   parent.hidden = items.length === 0;
 }
 
+// Call `draw` whenever the state changes or the connection is lost; return whether it is, and what stops that.
+function follow(model, draw) {
+  const link = {
+    lost: false,
+    leave() {
+      model.off("change:state", changed);
+      model.off("comm_live_update", unplugged);
+    },
+  };
+  function changed() {
+    link.lost = false; // a state can only come over a living connection
+    draw();
+  }
+  function unplugged() {
+    link.lost = true;
+    draw();
+  }
+  model.on("change:state", changed);
+  model.on("comm_live_update", unplugged);
+  return link;
+}
+
 function makeMeter() {
   const node = add(null, "div", "window");
   const label = add(node, "span", "window-label");
@@ -132,13 +154,13 @@ function renderCall(model, host) {
   const errors = add(failures, "div", "errors");
   const note = add(root, "div", "note");
 
+  const link = follow(model, draw);
   let pressed = false;
-  let lost = false;
 
   function draw() {
     const state = model.get("state");
     const over = state.status !== "running";
-    const gone = lost && !over;
+    const gone = link.lost && !over;
     const ended = over || gone; // then nothing is under way, and nothing is left to wait for
     root.dataset.status = gone ? "lost" : state.status;
     root.setAttribute("aria-label", state.title ? `Progress of ${state.title}` : "Progress");
@@ -180,32 +202,23 @@ function renderCall(model, host) {
     say(note, gone ? "The kernel is gone. Run the cell again: what is finished is in the ledger, at no cost." : "");
   }
 
-  const changed = () => {
-    lost = false; // a state can only come over a living connection
-    draw();
-  };
-  const unplugged = () => {
-    lost = true;
-    draw();
-  };
   cancel.addEventListener("click", () => {
     pressed = true;
     model.send({ do: "cancel" });
     draw();
   });
-  model.on("change:state", changed);
-  model.on("comm_live_update", unplugged);
   draw();
-  return () => {
-    model.off("change:state", changed);
-    model.off("comm_live_update", unplugged);
-  };
+  return link.leave;
 }
 
 function renderQuota(model, host) {
   const root = add(host, "section", "panel", { role: "group", "aria-label": "Quota" });
   const none = add(root, "div", "quiet");
   const owners = add(root, "div", "platforms", { role: "list", "aria-label": "Quota windows and budgets" });
+  const note = add(root, "div", "note");
+  say(note, "The kernel is gone. These are the last figures that it told.");
+
+  const link = follow(model, draw);
 
   function makeOwner() {
     const node = add(null, "div", "platform", { role: "listitem" });
@@ -222,17 +235,17 @@ function renderQuota(model, host) {
       say(parts.name, name);
       fill(parts.windows, windows, makeMeter, (meter, w) => drawMeter(meter, w, name));
     });
+    note.hidden = !link.lost;
   }
 
-  // Meters are read while somebody can see them, and no longer.
+  // Meters are read while there is a kernel and somebody can see them, and no longer.
   const timer = setInterval(() => {
-    if (root.isConnected && document.visibilityState === "visible") model.send({ do: "refresh" });
+    if (!link.lost && root.isConnected && document.visibilityState === "visible") model.send({ do: "refresh" });
   }, REFRESH_MS);
-  model.on("change:state", draw);
   draw();
   return () => {
     clearInterval(timer);
-    model.off("change:state", draw);
+    link.leave();
   };
 }
 

@@ -141,7 +141,7 @@ def test_a_background_batch_is_cancelled_by_its_button_and_shown_again_later_als
     notebook, provider, tmp_path, page
 ):
     opened = notebook(
-        setup(provider, tmp_path, 600), "h = orch.start(prompts, concurrency=4)", "h", "h", "(await h).status"
+        setup(provider, tmp_path, 2000), "h = orch.start(prompts, concurrency=4)", "h", "h", "(await h).status"
     )
     opened.run(0)
     opened.run(1)
@@ -158,7 +158,7 @@ def test_a_background_batch_is_cancelled_by_its_button_and_shown_again_later_als
     opened.cell(3).get_by_role("button", name="Cancel").click()
     assert "cancelled" in outputs_text(opened.run(4))
     assert sent_after(provider, 0) == 0
-    assert "of 600" in outputs_text(opened.outputs(3), "text/html")
+    assert "of 2,000" in outputs_text(opened.outputs(3), "text/html")
 
 
 # --- interrupt -------------------------------------------------------------------------------------------------------
@@ -187,6 +187,17 @@ def test_an_interrupt_stops_sending_keeps_what_is_finished_and_says_so_in_a_line
     assert outputs_text(opened.run(3)).strip() == "0"
     reused, done_now = re.search(r"(\d+) (\d+)\s*$", outputs_text(opened.run(4))).groups()
     assert (int(reused), int(done_now)) == (done, TASKS)
+
+
+def test_meters_whose_kernel_is_gone_say_so_and_ask_it_nothing(notebook, provider, tmp_path, page):
+    opened = notebook(setup(provider, tmp_path), "orch.quota.widget")
+    opened.run(0)
+    opened.run(1)
+    page.get_by_role("group", name="Quota").wait_for()
+    assert not page.get_by_text("The kernel is gone").is_visible()
+    opened.restart()
+    page.get_by_text("The kernel is gone").wait_for()
+    page.wait_for_timeout(6_000)  # longer than meters wait; what they ask of no kernel is an error of the page
 
 
 def test_a_kernel_that_is_restarted_in_a_batch_goes_on_where_it_was_and_the_bills_agree(
