@@ -13,14 +13,13 @@ from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, Unpack, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, get_args
 
 from orchestrai.attachments import Attachment
 from orchestrai.bridge import Bridge, is_in_loop, wait_nested
 from orchestrai.calls import BatchCall, planned, read_batch, refuse_stale
 from orchestrai.chains.chain import Chain
 from orchestrai.confirmation import Preflight
-from orchestrai.costs.costs import Costs
 from orchestrai.engine.batch import Run
 from orchestrai.engine.call import Call
 from orchestrai.engine.draft import Draft
@@ -79,6 +78,9 @@ from orchestrai.surroundings import Surroundings
 from orchestrai.task import TASK_OPTIONS, Effort, Task, TaskType
 from orchestrai.version import __version__
 
+if TYPE_CHECKING:
+    from orchestrai.costs.costs import Costs
+
 T = TypeVar("T")
 
 _SPENDING = ("max_cost", "deadline", "confirm")
@@ -136,8 +138,7 @@ class Orchestrator:
             self._opened,
         )
         self._preflight = Preflight(self._around)
-        self.costs = Costs(lambda: self._opened().ledger, self._around.prices)
-        """What was spent, saved and waited for: questions, plots, SQL, exports, and what is to be forgotten."""
+        self._costs: Costs | None = None
         self.memory = Memories(self._opened, self.settings.memory)
         """Texts that one AI leaves for another: add, get, search, list, delete."""
         self._engine: Engine | None = None
@@ -517,6 +518,15 @@ class Orchestrator:
         """The meters of every quota window and budget: used, reserved, of how much, until when, and who says so."""
         return self._around.quota()
 
+    @property
+    def costs(self) -> Costs:
+        """What was spent, saved and waited for: questions, plots, SQL, exports, and what is to be forgotten."""
+        if self._costs is None:
+            from orchestrai.costs.costs import Costs
+
+            self._costs = Costs(lambda: self._opened().ledger, self._around.prices)
+        return self._costs
+
     def explain(self, result: Result | str) -> Explanation:
         """Return every attempt, wait, route and price of one task.
 
@@ -604,7 +614,8 @@ class Orchestrator:
         """End connections, make everything durable and let go of the ledger; closing twice is harmless."""
         if self._engine is not None:
             self._engine.loop.refuse_inside()
-        self.costs.close()
+        if self._costs is not None:
+            self._costs.close()
         with self._opening:
             engine, self._engine = self._engine, None
             self._closed = True
@@ -621,7 +632,8 @@ class Orchestrator:
             self._forgotten.detach()
         self._opening = threading.Lock()
         self._runs = weakref.WeakSet()
-        self.costs.start_anew()
+        if self._costs is not None:
+            self._costs.start_anew()
 
     def __enter__(self) -> Self:
         return self

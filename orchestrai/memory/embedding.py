@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import importlib
-import importlib.metadata
 import importlib.util
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -102,8 +101,10 @@ async def load(settings: Mapping[str, Any], worker: Executor) -> Embedding:
             "hashed", hashed.VERSION, _HASHED, _in(worker, hashed.HashedEmbedding(_HASHED)), long_texts=True
         )
     if setting == "wordllama":
+        from importlib import metadata
+
         learned = await asyncio.get_running_loop().run_in_executor(worker, _wordllama)
-        version = f"{importlib.metadata.version('wordllama')}+hashed{hashed.VERSION}"
+        version = f"{metadata.version('wordllama')}+hashed{hashed.VERSION}"
         return Embedding("wordllama", version, learned.dimension, _in(worker, learned), long_texts=True)
     if setting.startswith("openai:"):
         server = remote.RemoteEmbedding(setting.removeprefix("openai:"), settings.get("api_key"))

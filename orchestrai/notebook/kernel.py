@@ -5,10 +5,8 @@ Nothing here loads IPython: code that runs in a kernel has it loaded already.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 
@@ -32,9 +30,8 @@ def is_attended() -> bool:
 
 def hears_clicks() -> bool:
     """Return True where the kernel hears of a click while a cell awaits: from ipykernel 7 on (measured)."""
-    with contextlib.suppress(PackageNotFoundError):
-        return int(version("ipykernel").partition(".")[0]) >= 7
-    return False
+    ipykernel = sys.modules.get("ipykernel")
+    return ipykernel is not None and bool(ipykernel.version_info[0] >= 7)
 
 
 def has_widgets() -> bool:
