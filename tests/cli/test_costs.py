@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from test_app import DOCS, HOSTILE, PRICES, Shell
+from command_shell import DOCS, HOSTILE, PRICES, Shell
 
 from orchestrai.testing.server import ProviderServer
 

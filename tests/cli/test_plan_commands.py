@@ -10,7 +10,7 @@ import subprocess
 import time
 
 import pytest
-from test_app import Shell  # the folder of a test file is on the path
+from command_shell import Shell  # the folder of a test file is on the path
 
 from orchestrai.testing.server import ProviderServer
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import pty
 import re
+import select
 import shlex
 import shutil
 import subprocess
@@ -13,10 +15,9 @@ import uuid
 from pathlib import Path
 
 import pytest
+from command_shell import HOSTILE, Shell
 
 from orchestrai.testing.server import ProviderServer
-
-HOSTILE = "\x1b]0;owned\x07\x1b[2J\x1b[31mred\x1b[0m [bold]loud[/bold]"
 
 
 class Terminal:
@@ -184,3 +185,51 @@ def test_no_amount_and_no_id_is_broken_however_narrow_the_terminal_is(tmp_path, 
         whole = re.findall(r"\$[\d.]+|[0-9a-f]{32}", table)
         assert whole, table
         assert [word for word in whole if word not in screen] == [], screen
+
+
+def on_terminal(shell: Shell, *words: object) -> str:
+    """Return all that a command writes to a terminal of 100 columns."""
+    ours, theirs = pty.openpty()
+    environment = {**shell.environment, "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40"}
+    process = subprocess.Popen(
+        shell.command(*words), cwd=shell.folder, env=environment, stdin=theirs, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    written = b""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        if not select.select([ours], [], [], 0.1)[0]:
+            continue
+        try:
+            piece = os.read(ours, 65_536)
+        except OSError:  # Linux says EIO when the last writer has gone
+            break
+        if not piece:
+            break
+        written += piece
+    os.close(ours)
+    process.wait(10)
+    return written.decode()
+
+
+@pytest.mark.parametrize("format", ["text", "json"])
+def test_hostile_words_of_a_model_reach_a_terminal_inert(shell, format):
+    tasks = shell.file("tasks.json", ["hostile words", f"hostile prompt {HOSTILE}"])
+    for words in (("submit", "-p", "hostile"), ("batch", "-i", tasks)):
+        screen = on_terminal(shell, *words, "--format", format)
+        assert "loud" in screen
+        assert "[bold]" in screen  # markup stays text
+        assert not re.search("\x1b\\]|\x07|\x9b|\u202e|\x1b\\[31mred", screen)
+
+
+def test_a_terminal_gets_styles_and_no_color_takes_them_away(shell):
+    tasks = shell.file("tasks.json", ["a", "b"])
+    assert "\x1b[" in on_terminal(shell, "batch", "-i", tasks)
+    shell.more["NO_COLOR"] = "1"
+    screen = on_terminal(shell, "platforms") + on_terminal(shell, "submit", "-p", "x")
+    assert "openai" in screen
+    assert "\x1b" not in screen
+    colours = re.compile("\x1b\\[[0-9;]*m")
+    assert not [
+        code for code in colours.findall(on_terminal(shell, "batch", "-i", tasks)) if re.search("[34][0-9]", code)
+    ]
