@@ -188,7 +188,7 @@ def _billed(row: Mapping[Any, Any]) -> str:
 
 
 def _sum(amounts: Any) -> Any:
-    return sum((amount for amount in amounts if amount is not None), Decimal(0))
+    return sum(filter(None, amounts), Decimal(0))
 
 
 def _cell(name: str, row: Mapping[Any, Any]) -> str:

@@ -134,8 +134,8 @@ class _Labelled:
         self.right = sum(label == truth for _, label, truth in self.rows)
         self.baseline = max(Counter(truths).values())  # right answers of whoever always says the most frequent label
         price = PriceList().find(*_COMPARED)
-        amounts = [price.cost(result.usage) for result in batch if result.success] if price is not None else [None]
-        self.compared = sum((amount for amount in amounts if amount is not None), Decimal(0)) if price else None
+        amounts = [price.cost(result.usage) for result in batch if result.success] if price is not None else []
+        self.compared = sum(filter(None, amounts), Decimal(0)) if price is not None else None
 
     def record(self) -> dict[str, Any]:
         """Return the demo as the object that `--format json` prints."""

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 KINDS: Final = ("json", "jsonl", "csv", "parquet")
 """The kinds of batch files, by the ending of their name."""
 
-
 _METADATA: Final = "metadata"  # joins the tags
 _SEPARATORS: Final = (",", ";", "\t")  # the first that the header holds
 
