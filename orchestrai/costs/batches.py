@@ -22,21 +22,30 @@ _NAMED: Final = """
 SELECT batch_id, name FROM batches WHERE batch_id = $batch OR name = $batch
 ORDER BY batch_id = $batch DESC, created_at DESC LIMIT 1
 """
-_REQUESTS: Final = """
+# Nobody knows when a request in doubt ended; that its process was gone may have been noticed days later. So it is shown
+# up to the last end that is known.
+_MINE: Final = """
+WITH mine AS (
+    SELECT *, CASE status WHEN 'open' THEN now()
+                          WHEN 'in_doubt' THEN greatest(started_at, max(finished_at) FILTER (status <> 'in_doubt') OVER ())
+                          ELSE finished_at END AS ended_at
+    FROM attempts WHERE batch_id = $batch
+)
+"""
+_ONE_BY_ONE: Final = """
 SELECT task_id, parent_task_id, task_index, platform, model, status, cost, started_at,
-       coalesce(duration_s, epoch_us(now() - started_at) / 1e6) AS seconds
-FROM attempts WHERE batch_id = $batch ORDER BY seq
+       coalesce(duration_s, epoch_us(ended_at - started_at) / 1e6) AS seconds
+FROM mine ORDER BY seq
 """
 _UNDER_WAY: Final = """
-WITH mine AS (
-    SELECT platform, epoch_us(started_at) AS began, epoch_us(coalesce(finished_at, now())) AS ended
-    FROM attempts WHERE batch_id = $batch
+, times AS (
+    SELECT platform, epoch_us(started_at) AS began, epoch_us(ended_at) AS ended FROM mine
 ), span AS (
-    SELECT min(began) AS first, greatest(1, (max(ended) - min(began)) / 200) AS step FROM mine
+    SELECT min(began) AS first, greatest(1, (max(ended) - min(began)) / 200) AS step FROM times
 ), steps AS (SELECT first + range * step AS at_us FROM span, range(201)),
-places AS (SELECT DISTINCT platform FROM mine)
+places AS (SELECT DISTINCT platform FROM times)
 SELECT platform, make_timestamptz(at_us :: BIGINT) AS moment,
-       (SELECT count(*) FROM mine m WHERE m.platform = p.platform AND m.began <= at_us AND m.ended > at_us) AS under_way
+       (SELECT count(*) FROM times t WHERE t.platform = p.platform AND t.began <= at_us AND t.ended > at_us) AS under_way
 FROM places p, steps ORDER BY platform, moment
 """
 
@@ -72,4 +81,4 @@ def timeline(mirror: Mirror, batch_id: str | None) -> tuple[pd.DataFrame, bool]:
     batch = {"batch": batch_id}
     ((count,),) = rows(mirror, "SELECT count(*) FROM attempts WHERE batch_id = $batch", batch)
     single = count <= _DRAWN
-    return frame(mirror, _REQUESTS if single else _UNDER_WAY, batch), single
+    return frame(mirror, _MINE + (_ONE_BY_ONE if single else _UNDER_WAY), batch), single

@@ -24,6 +24,7 @@ def timeline(figure: Figure, frame: pd.DataFrame, row: int = 1, col: int = 1, *,
     lanes, counts = _lanes(known)
     placed = known.assign(lane=lanes, started_at=_on_the_clock(known["started_at"]))
     for status, some in placed.groupby("status", sort=False):
+        colour = _STATUS_COLOURS.get(str(status), "#e69f00")
         figure.add_trace(
             go.Bar(
                 base=some["started_at"].tolist(),
@@ -31,7 +32,7 @@ def timeline(figure: Figure, frame: pd.DataFrame, row: int = 1, col: int = 1, *,
                 y=some["lane"].tolist(),
                 orientation="h",
                 name=label(str(status).replace("_", " ")),
-                marker={"color": _STATUS_COLOURS.get(str(status), "#e69f00"), "line": {"width": 0}},
+                marker={"color": colour, "line": {"width": 1, "color": colour}},  # seen however short it is
                 width=min(0.7, 0.12 * max(counts.total(), 3)),
                 customdata=[
                     [label(model), index, f"{seconds:.2f} s", dollars(cost)]

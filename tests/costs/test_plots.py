@@ -165,6 +165,23 @@ def test_a_figure_shows_itself_without_a_network(orch, tmp_path):
     assert not re.search(r"<(script|link|img)[^>]+(src|href)=", page)
 
 
+@pytest.mark.parametrize("count", [3, 1_500])
+def test_a_request_in_doubt_is_shown_no_longer_than_the_last_end_that_is_known(tmp_path, count):
+    writer = Writer(tmp_path / ".orchestrai")
+    writer.offer(1, "openai", "paid")
+    batch, yesterday = writer.batch("killed"), now_us() - DAY_US
+    *known, doubt = (writer.send(batch, at=yesterday + i) for i in range(count))
+    gone = writer.end(doubt, status="in_doubt", cost=None, duration_ms=None, finished_at=now_us(), settles=0)
+    writer.write(*known, doubt, *map(writer.end, known), gone)
+    writer.close()
+    with orchestrator(tmp_path) as orch:
+        found = orch.costs.plot.timeline("killed").frame
+        if count == 3:
+            assert found.set_index("status")["seconds"]["in_doubt"] == pytest.approx(1, abs=0.01)
+        else:
+            assert (found["moment"].max() - found["moment"].min()).total_seconds() == pytest.approx(1, abs=0.01)
+
+
 def test_a_copy_of_a_figure_shows_the_same(orch):
     figure = orch.costs.plot.by_day()
     for same in (copy.copy(figure), copy.deepcopy(figure)):
