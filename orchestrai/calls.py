@@ -23,7 +23,7 @@ from orchestrai.routing.offers import Offer
 from orchestrai.schemas import answer_schema
 from orchestrai.surroundings import Surroundings
 from orchestrai.task import Task
-from orchestrai.text import excerpt, prompt_text
+from orchestrai.text import excerpt, money, prompt_text
 
 
 def read_batch(
@@ -180,8 +180,8 @@ def refuse_stale(plan: Plan, now: Plan) -> None:
     """
     most, expected = plan.cost.high, now.cost.expected
     if most is not None and (expected is None or expected > most):
-        cost = "an unknown amount" if expected is None else f"about ${expected:.4f}"
-        raise PlanStale(f"This would now cost {cost}; when it was planned, it was at most ${most:.4f}.", now)
+        cost = "an unknown amount" if expected is None else f"about {money(expected)}"
+        raise PlanStale(f"This would now cost {cost}; when it was planned, it was at most {money(most)}.", now)
 
 
 def _step_of(tasks: Sequence[Task], call: Mapping[str, Any]) -> str | None:

@@ -153,6 +153,13 @@ def test_when_no_place_is_left_the_task_fails_and_names_each_reset(tmp_path):
             assert name in lost.error
 
 
+def test_a_task_that_no_platform_can_take_has_no_place_in_the_plan(tmp_path):
+    with orchestrator(tmp_path, ScriptedPlatform("small", models=["scripted-1"])) as orch:
+        plan = orch.plan([Task("a", model="unheard-of"), Task("b"), None])
+    assert (plan.unplaced, len(plan)) == (1, 3)  # what is not asked at all needs none
+    assert plan.warnings[0].startswith("no place for 1 task: no platform can take this task: ")
+
+
 def test_better_priorities_get_the_last_places(tmp_path):
     tasks = [Task(f"{i}", priority=priority) for i, priority in enumerate([9, 5, 0, 5, 1])]
     with orchestrator(tmp_path, free(3)) as orch:

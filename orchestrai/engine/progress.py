@@ -30,7 +30,7 @@ class Progress:
         saved: List price less cash so far [USD], where both are known; reused answers included.
         errors: Failed tasks by error class.
         newest_errors: The newest error of each class, in its own words.
-        by_platform: Answers by platform.
+        by_platform: Answers by platform; reused ones are nobody's.
         step: What a display calls the step of a chain that this is; None for none.
     """
 
@@ -82,7 +82,7 @@ class Progress:
         status = result.status
         if status == "succeeded":
             self.succeeded += 1
-            if result.platform is not None:
+            if result.platform is not None and not result.reused:
                 self.by_platform[result.platform] += 1
         elif status == "failed":
             self.failed += 1

@@ -18,7 +18,7 @@ from orchestrai.routing.estimate import UNKNOWN, Experience
 from orchestrai.routing.offers import Offer
 from orchestrai.routing.planner import Outlook
 from orchestrai.task import Task
-from orchestrai.text import local_time
+from orchestrai.text import counted, local_time, money
 
 _NOWHERE, _REUSED, _COPY, _REFUSED = -1, -2, -3, -4  # instead of the number of an offer
 _ZERO: Final = Decimal(0)
@@ -110,7 +110,7 @@ def sheet(
         put(item, _COPY)
     for at, result in refused.items():
         tasks[at], rows[at], offers[at], index[at], sample[at] = (
-            result.task, result.row, _REFUSED, result.index, result.sample,
+            result.task, result.row, _REFUSED if result.status == "skipped" else _NOWHERE, result.index, result.sample,
         )  # fmt: skip
         reasons[at] = result.error or ""
     return Sheet(tasks, rows, (index, sample, size), offers, known, reasons, answers)
@@ -298,7 +298,7 @@ def _warnings(plan: Plan, made: Sheet, warned: Warned) -> tuple[str, ...]:
     told: list[tuple[float, str]] = []
     if plan.unplaced:
         why = next(made.reasons[at] for at, number in enumerate(made.offers) if number == _NOWHERE)
-        told.append((-1000.0, f"{plan.unplaced:,} tasks have no place: {why}"))
+        told.append((-1000.0, f"no place for {counted(plan.unplaced, 'task')}: {why}"))
     for use in plan.quota_after:
         after = use.percent_after
         reached = [share for share in warned.at if after is not None and after >= share and use.planned]
@@ -311,10 +311,10 @@ def _warnings(plan: Plan, made: Sheet, warned: Warned) -> tuple[str, ...]:
             (-95.0, "a price is unknown, so the cost of this call is too (give it under [prices] in the settings)")
         )
     elif plan.cost.expected:
-        told.append((-10.0, f"it costs cash: about ${plan.cost.expected:.4f}, at most about ${plan.cost.high:.4f}"))
+        told.append((-10.0, f"it costs cash: about {money(plan.cost.expected)}, at most about {money(plan.cost.high)}"))
     if plan.large:
         index, _, sizes = made.places
         some = ", ".join(f"row {index[at]}: about {sizes[at]:,} tokens" for at in plan.large[:5])
         more = f" and {len(plan.large) - 5:,} more" if len(plan.large) > 5 else ""
-        told.append((-5.0, f"{len(plan.large):,} prompts are above {warned.large:,} tokens ({some}{more})"))
+        told.append((-5.0, f"{counted(len(plan.large), 'prompt')} above {warned.large:,} tokens ({some}{more})"))
     return tuple(text for _, text in sorted(told, key=lambda warning: warning[0]))

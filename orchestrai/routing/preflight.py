@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import Final
 
 from orchestrai.plan import Plan, Question
+from orchestrai.text import money
 
 ASKED_AT: Final = 90.0
 """Share of a quota window from which on a call asks first [percent]."""
@@ -33,12 +34,12 @@ def questions(
     paid = [(name, model) for name, model, tier in plan.by_platform if tier == "paid"]
     surprising = [where for where in paid if where not in forced]
     if surprising and without_cash and plan.cost.expected != 0:
-        cost = "an unknown amount" if plan.cost.expected is None else f"about ${plan.cost.expected:.4f}"
+        cost = "an unknown amount" if plan.cost.expected is None else f"about {money(plan.cost.expected)}"
         there = ", ".join(sorted({name for name, _ in surprising}))
         free = ", ".join(sorted(without_cash))
         asked.append(Question("cash", f"{cost} of cash goes to {there}, although {free} would cost none."))
     if plan.cost.expected is not None and plan.cost.expected > ask_above:
-        asked.append(Question("amount", f"It costs about ${plan.cost.expected:.2f}, more than ${ask_above:.2f}."))
+        asked.append(Question("amount", f"It costs about {money(plan.cost.expected)}, more than {money(ask_above)}."))
     automatic = {name for name, model, _ in plan.by_platform if (name, model) not in forced}
     for name, cure in strangers.items():
         if name in automatic:
