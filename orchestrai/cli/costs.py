@@ -184,7 +184,7 @@ def _billed(row: Mapping[Any, Any]) -> str:
     """Return the cost of a row, which is a sum of what is known where the row counts what is not."""
     if not row.get("unknown_cost"):
         return money(row["cost"])
-    return f"at least {money(row['cost'])}" if row["cost"] else "unknown"
+    return "unknown" if row["unknown_cost"] == row.get("attempts") else f"at least {money(row['cost'])}"
 
 
 def _sum(amounts: Any) -> Any:
