@@ -16,8 +16,8 @@ def recover(connection: sqlite3.Connection, owners: Path) -> int:
     """Take over from every owner that is proved dead, inside the caller's transaction.
 
     A request that was recorded before it left and has no recorded end may or may not have been answered and
-    billed. It is kept as an attempt in doubt, with unknown cost; its task may be asked again. A finished task
-    has no claim, so nothing finished is ever asked again.
+    billed. It is kept as an attempt in doubt, with unknown cost where requests cost cash; its task may be asked
+    again. A finished task has no claim, so nothing finished is ever asked again.
 
     Args:
         connection: Inside a write transaction.
@@ -36,12 +36,12 @@ def recover(connection: sqlite3.Connection, owners: Path) -> int:
 def _take_over(connection: sqlite3.Connection, owners: Path, owner: str) -> int:
     now = now_us()
     open_attempts = connection.execute(
-        "SELECT c.send_seq FROM claims c LEFT JOIN attempts a USING (send_seq) "
-        "WHERE c.owner_id = ? AND a.send_seq IS NULL",
+        "SELECT s.seq, o.tier = 'paid' FROM claims c JOIN sends s ON s.seq = c.send_seq JOIN offers o USING (offer_id) "
+        "LEFT JOIN attempts a USING (send_seq) WHERE c.owner_id = ? AND a.send_seq IS NULL",
         (owner,),
     ).fetchall()
     # What they had reserved counts as used: they may have been answered.
-    reservations.settle(connection, {send_seq: Charge(None, None, None) for (send_seq,) in open_attempts})
+    reservations.settle(connection, {send_seq: Charge(None, None, None) for send_seq, _ in open_attempts})
     insert(
         connection,
         AttemptRow,
@@ -51,9 +51,11 @@ def _take_over(connection: sqlite3.Connection, owners: Path, owner: str) -> int:
                 "in_doubt",
                 error_class="connection",
                 error_message="the process ended before the answer was recorded",
+                cost=None if costs_cash else 0,
+                cost_source="unknown" if costs_cash else "zero",
                 finished_at=now,
             )
-            for (send_seq,) in open_attempts
+            for send_seq, costs_cash in open_attempts
         ],
     )
     connection.execute("DELETE FROM claims WHERE owner_id = ?", (owner,))

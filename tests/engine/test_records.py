@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Literal
 
 import pytest
-from loopback import openai, orchestrator
+from loopback import openai, orchestrator, python
 
 from orchestrai import BatchStopped, Task
 from orchestrai.errors import PlatformError
@@ -159,3 +159,37 @@ def test_platforms_that_can_be_asked_for_their_quota_are_and_others_tell_nothing
         assert [str(row.quota) for row in orch.platforms if row.name != "plan"] == ["()", "()"]
     assert rows(tmp_path, "platform, window, used_percent, source", "quota") == [("plan", "seven_day", 12.0, "client")]
     assert rows(tmp_path, "count(*)", "sends") == [(0,)]
+
+
+def test_a_request_in_doubt_has_an_unknown_cost_only_where_requests_cost_cash(tmp_path):
+    child = python(
+        """
+        import asyncio, sys
+        from orchestrai import Orchestrator
+        from orchestrai.testing import ScriptedPlatform
+
+        tiers = ("free", "local", "subscription", "paid")
+        platforms = [ScriptedPlatform(tier, tier=tier, delay_s=600) for tier in tiers]
+
+        async def main():
+            orch = Orchestrator(sys.argv[1], platforms=platforms)
+            asked = [asyncio.ensure_future(orch.run(tier, platform=tier, confirm="never")) for tier in tiers]
+            while not all(platform.prompts for platform in platforms):
+                await asyncio.sleep(0.01)
+            print("under way", flush=True)
+            await asyncio.gather(*asked)
+
+        asyncio.run(main())
+        """,
+        tmp_path,
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == "under way\n"
+    child.kill()
+    child.communicate()
+    with orchestrator(tmp_path, ScriptedPlatform()) as orch:
+        orch.run_sync("later")
+    found = rows(tmp_path, "tier, cost, cost_source", "sends s JOIN offers USING (offer_id) JOIN attempts a "
+                 "ON a.send_seq = s.seq WHERE a.status = 'in_doubt' ORDER BY tier")  # fmt: skip
+    zero = [(tier, 0, "zero") for tier in ("free", "local")]
+    assert found == [*zero, ("paid", None, "unknown"), ("subscription", 0, "zero")]
