@@ -93,6 +93,7 @@ class Queues:
 
     def close(self) -> None:
         """Give the lanes back as they were, and bring nothing back by a timer."""
+        self.stop()
         for timer in self._timers:
             timer.cancel()
         for lane in self._widened:
