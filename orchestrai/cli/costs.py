@@ -43,6 +43,10 @@ _KEYS: Final = {
     By.type: ("task_type",),
 }
 _FIGURES: Final = ("tasks", "succeeded", "cost", "list_cost", "saved", "input_tokens", "output_tokens")
+_MISSING: Final = {
+    "cost": ("unknown_cost", "unknown"),
+    "list_cost": ("unpriced", "unpriced"),
+}  # who counts it, and says it
 _NAMES: Final = ("platform", "model", "chain")
 _TASK: Final = ("task_id", "depth", "platform", "model", "status", "cost", "list_cost", "input_tokens", "output_tokens",
                 "duration_s")  # fmt: skip
@@ -91,7 +95,9 @@ def costs(
         if chain_id is not None:
             frame = asked.lineage(chain_id, money="decimal").drop(columns="parents")
             totals = {name: _sum(frame[name]) for name in ("cost", "list_cost")}
-            totals["unknown_cost"] = sum(amount is None for amount in frame["cost"])
+            totals |= {
+                missing: sum(amount is None for amount in frame[name]) for name, (missing, _) in _MISSING.items()
+            }
             _show(frame, _titled(_TASK), format, {"query": "chain", "chain": chain_id, "total": totals})
             return SUCCEEDED
         grouped, since = by or By.platform, since if since is not None or by is not None else "today"
@@ -170,7 +176,7 @@ def _show(frame: pd.DataFrame, columns: Mapping[str, str], format: Format, about
 
 
 def _total_line(totals: dict[str, Any]) -> str:
-    parts = [f"billed {_billed(totals)}", f"list cost {money(totals['list_cost'])}"]
+    parts = [f"billed {_known(totals, 'cost')}", f"list cost {_known(totals, 'list_cost')}"]
     if "saved" in totals:
         parts.append(f"saved {money(totals['saved'])}")
         parts.append(f"{count(totals['succeeded'])} of {count(totals['tasks'])} tasks succeeded")
@@ -180,11 +186,12 @@ def _total_line(totals: dict[str, Any]) -> str:
     return " · ".join(parts)
 
 
-def _billed(row: Mapping[Any, Any]) -> str:
-    """Return the cost of a row, which is a sum of what is known where the row counts what is not."""
-    if not row.get("unknown_cost"):
-        return money(row["cost"])
-    return "unknown" if row["unknown_cost"] == row.get("attempts") else f"at least {money(row['cost'])}"
+def _known(row: Mapping[Any, Any], name: str) -> str:
+    """Return an amount of a row, which is a sum of what is known where the row counts what is not."""
+    missing, word = _MISSING[name]
+    if not row.get(missing):
+        return money(row[name])
+    return word if row[missing] == row.get("attempts") else f"at least {money(row[name])}"
 
 
 def _sum(amounts: Any) -> Any:
@@ -195,8 +202,8 @@ def _cell(name: str, row: Mapping[Any, Any]) -> str:
     import pandas as pd
 
     value = row[name]
-    if name == "cost" and isinstance(value, Decimal):
-        return _billed(row)
+    if name in _MISSING and isinstance(value, Decimal):
+        return _known(row, name)
     if name in ("cost", "list_cost", "saved"):
         return "unknown" if pd.isna(value) else money(Decimal(value))
     if not isinstance(value, list | tuple | dict) and pd.isna(value):

@@ -26,6 +26,7 @@ _FIGURES: Final = """
     count(*) FILTER (succeeded) / nullif(count(*) FILTER (task), 0) AS success_rate, count(*) FILTER (reused) AS reused,
     count(*) FILTER (attempt) AS attempts, coalesce(sum(cost), 0) AS cost, coalesce(sum(list_cost), 0) AS list_cost,
     coalesce(sum(saved), 0) AS saved, count(*) FILTER (cost IS NULL) AS unknown_cost,
+    count(*) FILTER (attempt AND list_cost IS NULL) AS unpriced,
     coalesce(sum(input_tokens), 0) :: BIGINT AS input_tokens,
     coalesce(sum(cache_read_tokens), 0) :: BIGINT AS cache_read_tokens,
     coalesce(sum(output_tokens), 0) :: BIGINT AS output_tokens,

@@ -16,7 +16,7 @@ from orchestrai.costs.period import Part
 GROUPS = ("by_platform", "by_model", "by_day", "by_chain", "by_batch", "by_type")
 QUESTIONS = (*GROUPS, "savings", "estimates", "latency", "outcomes", "top", "outliers", "quota")
 FIGURES = ["tasks", "succeeded", "success_rate", "reused", "attempts", "cost", "list_cost", "saved", "unknown_cost",
-           "input_tokens", "cache_read_tokens", "output_tokens", "reasoning_tokens", "p50_s", "p95_s"]  # fmt: skip
+           "unpriced", "input_tokens", "cache_read_tokens", "output_tokens", "reasoning_tokens", "p50_s", "p95_s"]  # fmt: skip
 
 
 def ask(orch, name, **options):
@@ -69,6 +69,14 @@ def test_a_failed_request_that_was_billed_stands_in_the_cost_of_its_platform(orc
     assert failed["tasks"].sum() == 1
     assert failed["attempts"].sum() > failed["tasks"].sum()
     assert failed["attempts"].sum() == orch.costs.by_platform().set_index("platform")["unknown_cost"]["cash"]
+
+
+def test_what_has_no_list_price_is_counted_in_every_group(orch):
+    unpriced = orch.costs.sql("SELECT count(*) AS n FROM attempts WHERE list_cost IS NULL")["n"][0]
+    assert unpriced > 0
+    assert orch.costs.summary()["value"]["unpriced"] == unpriced
+    for name in ("by_platform", "by_model", "by_day"):
+        assert ask(orch, name)["unpriced"].sum() == unpriced, name
 
 
 def test_tags_chains_types_and_names_are_keys(orch):
