@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import socket
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from orchestrai.platforms import model_file
 
 settings.register_profile("shared machine", deadline=None)  # how long an example takes says nothing there
 settings.load_profile("shared machine")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell; children would ignore it too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _KEEP = ("ORCHESTRAI_TEST_SCALE", "ORCHESTRAI_GGUF")
 _KEYS = ("OPENAI_", "ANTHROPIC_", "GEMINI_", "GOOGLE_", "GROQ_", "OPENROUTER_", "CLAUDE", "CODEX_")
