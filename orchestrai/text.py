@@ -82,8 +82,8 @@ def total(amounts: Iterable[Decimal | None]) -> str:
 
 
 def list_total(batch: BatchResult) -> str:
-    """Return the list price of a batch [USD] in words; failures without a price do not make it uncertain."""
-    return total(r.list_cost for r in batch if r.success or r.list_cost is not None)
+    """Return the list price of a batch [USD] in words; what has no answer and cost nothing makes it neither known nor uncertain."""
+    return total(r.list_cost for r in batch if r.success or r.list_cost)
 
 
 def count(number: int | None) -> str:

@@ -31,6 +31,7 @@ from orchestrai.platforms import Capabilities, Reply
 from orchestrai.result import Usage
 from orchestrai.testing import Answer, ProviderServer, ScriptedPlatform, SpawnedServer
 from orchestrai.testing.answers import answer_to
+from orchestrai.text import list_total
 
 PROMPTS = [f"question {i}" for i in range(40)]
 ANSWERS = [answer_to(prompt) for prompt in PROMPTS]
@@ -981,3 +982,13 @@ def test_tags_chain_and_type_travel_with_the_result(tmp_path):
         assert isinstance(result, Result)
         assert result.chain_id == orch.chain("report").id
         assert (result.task.chain, result.task.tags, result.task.type) == ("report", {"k": "v"}, "testing")
+
+
+def test_a_list_price_that_is_not_known_is_no_least_sum_when_the_rest_was_never_sent(tmp_path):
+    def refuse(prompt, _attempt):
+        return PlatformError("request", "no") if prompt == "stop" else None
+
+    with orchestrator(tmp_path, ScriptedPlatform(faults=refuse)) as orch:
+        res = orch.batch_sync(["answered", "stop"])
+    assert [r.list_cost for r in res] == [None, 0]
+    assert list_total(res) == "unknown"

@@ -34,8 +34,8 @@ class Costs:
     tasks), `reused` (tasks answered from the ledger), `attempts` (Int64), `cost` (cash), `list_cost` (the same tokens on the
     paid API), `saved` (list cost minus cost, and the list cost of what was reused) [USD], `unknown_cost` and
     `unpriced` (attempts whose cost, or list cost, nobody knows: they count in no sum), `input_tokens`,
-    `cache_read_tokens`, `output_tokens`, `reasoning_tokens` [tokens] (Int64), `p50_s`, `p95_s` (time of a request at its provider [s], float64). An empty ledger gives empty frames
-    with the same columns and dtypes.
+    `cache_read_tokens`, `output_tokens`, `reasoning_tokens` [tokens] (Int64), `p50_s`, `p95_s` (time of a request at its
+    provider [s], float64). An empty ledger gives empty frames with the same columns and dtypes.
 
     Args:
         opened: Returns the ledger, opened on first use.
@@ -84,8 +84,8 @@ class Costs:
         Returns:
             One row per measure (the index): tasks, succeeded, success_rate, reused, attempts, cost, list_cost, saved,
             unknown_cost, unpriced, input_tokens, cache_read_tokens, output_tokens, reasoning_tokens, p50_s, p95_s,
-            in_doubt, open (requests under way). Columns: `unit` (str), `value`, `before` (float64; exact objects with money="decimal";
-            `before` is unknown without `since`), `change` (float64: 0.25 is a quarter more).
+            in_doubt, open (requests under way). Columns: `unit` (str), `value`, `before` (float64; exact objects with
+            money="decimal"; `before` is unknown without `since`), `change` (float64: 0.25 is a quarter more).
         """
         return questions.summary(self.mirror, Part.of(since, until, project), money)
 

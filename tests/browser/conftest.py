@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="session")
 def shots() -> Path:
     """Where screenshots go: to CI's artefacts, or nowhere in particular."""
-    folder = Path(os.environ.get("TEST_SHOTS") or "/tmp/orchestrai-shots")
+    folder = Path(os.environ.get("TEST_SHOTS") or Path(tempfile.gettempdir()) / "orchestrai-shots")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
