@@ -56,10 +56,6 @@ def run(arguments: Sequence[str]) -> int:
         sys.stdout.flush()
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
-    except RuntimeError as error:
-        if str(error) != "Query interrupted":  # which is what DuckDB makes of Ctrl-C
-            raise
-        code = INTERRUPTED
     except BrokenPipeError:
         # The interpreter flushes stdout once more at its end; that must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

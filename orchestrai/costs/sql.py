@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from orchestrai.costs.mirror import Mirror
 from orchestrai.errors import InvalidQuery
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     import duckdb
     import pandas as pd
 
+T = TypeVar("T")
 Parameters = Sequence[Any] | Mapping[str, Any]
 
 _WHOLE: Final = frozenset(
@@ -57,13 +59,35 @@ def frame(
         try:
             if checked:
                 _check(cursor, query)
-            relation = cursor.sql(query, params=parameters or None)
-            types, names = [str(kind) for kind in relation.types], _distinct(relation.columns)
-            values = relation.project(", ".join(_asked(i, kind, money) for i, kind in enumerate(types))).fetchnumpy()
+            types, names, values = _interruptible(cursor, lambda: _fetched(cursor, query, parameters, money))
         except duckdb.Error as error:
             raise InvalidQuery(_said(cursor, query, parameters, error)) from None
     columns = {i: _typed(values[f"c{i}"], kind, money) for i, kind in enumerate(types)}
     return pd.DataFrame(columns).set_axis(names, axis=1)
+
+
+def _fetched(
+    cursor: duckdb.DuckDBPyConnection, query: str, parameters: Parameters, money: Money
+) -> tuple[list[str], list[str], dict[str, Any]]:
+    """Return types, names and values of the columns of a query."""
+    relation = cursor.sql(query, params=parameters or None)
+    types = [str(kind) for kind in relation.types]
+    values = relation.project(", ".join(_asked(i, kind, money) for i, kind in enumerate(types))).fetchnumpy()
+    return types, _distinct(relation.columns), values
+
+
+def _interruptible(cursor: duckdb.DuckDBPyConnection, work: Callable[[], T]) -> T:
+    """Run a query in a thread of its own, so that Ctrl-C ends it.
+
+    DuckDB looks for signals between its steps alone, and a step may take minutes (measured).
+    """
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(work)
+        try:
+            return done.result()
+        except KeyboardInterrupt:
+            cursor.interrupt()  # heard within a tenth of a second
+            raise
 
 
 def rows(mirror: Mirror, query: str, parameters: Parameters = ()) -> list[tuple[Any, ...]]:
